@@ -1,0 +1,6 @@
+"""Explainers, one file a method; ``docs/explainers.md`` has a row for each.
+
+Mathematics that several methods share stands in modules with a leading underscore, which are no plug-ins:
+``_attention`` (heads, rows, products of layers), ``_relevance`` (relevance propagation as a backward pass), ``_cam``
+(channel-weighted activations) and ``_path`` (gradients along a path).
+"""

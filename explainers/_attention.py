@@ -1,0 +1,72 @@
+"""From attention maps of layers to one value a token: heads, decision rows, products of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..bench.contract import Model, TokenGeometry, UnsupportedError
+
+Fusion = Literal["mean", "max", "min"]
+
+
+def on_grid(model: Model) -> TokenGeometry:
+    """The geometry of a model whose tokens lie on one grid.
+
+    Raises:
+        UnsupportedError: the model has none (windows, pyramids).
+    """
+    if model.geometry is None:
+        raise UnsupportedError(
+            f"the tokens of {model.name} do not lie on one grid (windows or a pyramid): no map can be laid out."
+        )
+    return model.geometry
+
+
+def fuse_heads(attention: Tensor, fusion: Fusion) -> Tensor:
+    """[B,H,Q,K] -> [B,Q,K]."""
+    fuse: Callable[..., Tensor] = {"mean": torch.mean, "max": torch.amax, "min": torch.amin}[fusion]
+    return fuse(attention, dim=1)
+
+
+def from_layer(maps: Sequence[Tensor], start: int) -> Sequence[Tensor]:
+    """The blocks' maps from layer ``start`` upward.
+
+    Raises:
+        UnsupportedError: none is left.
+    """
+    if start >= len(maps):
+        raise UnsupportedError(f"start_layer={start} leaves none of the {len(maps)} blocks; use 0 to {len(maps) - 1}.")
+    return maps[start:]
+
+
+def pool_row(pool: Tensor, geometry: TokenGeometry) -> Tensor:
+    """What an attention pool reads of each token: [..., 1, K] -> [..., N], zero at prefix tokens that it leaves out.
+
+    Raises:
+        UnsupportedError: the pool has several latent queries.
+    """
+    if pool.shape[-2] != 1:
+        raise UnsupportedError(
+            f"this attention pool has {pool.shape[-2]} latent queries; only pools with one are covered."
+        )
+    return torch.nn.functional.pad(pool[..., 0, :], (geometry.tokens - pool.shape[-1], 0))
+
+
+def flow(transitions: Sequence[Tensor], pool: Tensor | None, geometry: TokenGeometry) -> Tensor:
+    """Product of [B,N,N] transitions, later layers on the left, read at the decision's rows: [B,N].
+
+    Where the model has an attention pool, its row [B,N] is the last factor.
+    """
+    joint = transitions[0]
+    for transition in transitions[1:]:
+        joint = transition @ joint
+    return geometry.query(joint) if pool is None else (pool[:, None] @ joint)[:, 0]
+
+
+def identity_like(matrix: Tensor) -> Tensor:
+    """The identity [N,N] of a square map: the residual connection around attention."""
+    return torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)

@@ -1,0 +1,33 @@
+"""Raw attention of one layer."""
+
+from __future__ import annotations
+
+from ..bench.contract import Batch, Context, Explainer, Explanation, Model, Paper, UnsupportedError, explainer
+from ._attention import Fusion, fuse_heads, on_grid, pool_row
+
+
+@explainer(
+    "raw_attention",
+    paper=Paper("An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale", 2020, "arXiv:2010.11929"),
+    needs=("attention",),
+)
+class RawAttention(Explainer):
+    """Attention of one layer, heads fused, at the decision's rows. Class-agnostic, >= 0.
+
+    Attributes:
+        layer: index of the block, negative from the end; an attention pool counts as the last one.
+        fusion: of the heads.
+    """
+
+    layer: int = -1
+    fusion: Fusion = "mean"
+
+    def explain(self, model: Model, batch: Batch, ctx: Context) -> Explanation:
+        geometry = on_grid(model)
+        tape = ctx.tape(model, batch)
+        rows = [geometry.query(fuse_heads(attention, self.fusion)) for attention in tape.attention]
+        if tape.pool_attention is not None:
+            rows.append(pool_row(fuse_heads(tape.pool_attention, self.fusion), geometry))
+        if not -len(rows) <= self.layer < len(rows):
+            raise UnsupportedError(f"layer={self.layer} is none of the {len(rows)} attention layers of {model.name}.")
+        return Explanation.of_tokens(rows[self.layer], geometry)

@@ -1,0 +1,1 @@
+"""vitxai.metrics: see docs/architecture.md."""

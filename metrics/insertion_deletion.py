@@ -1,0 +1,138 @@
+"""Insertion and deletion: how fast the target's probability comes and goes with the most relevant patches."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..bench.contract import (
+    BadInputError,
+    Batch,
+    Column,
+    Context,
+    Explanation,
+    Metric,
+    Model,
+    Paper,
+    Scores,
+    TokenGeometry,
+    metric,
+)
+from ..models.perturb import blurred, mean_colour, patches_to_pixels, replace_pixels, target_responses
+from ._maps import CONSTANT_MAP, NOT_FINITE, column, finite_rows, in_float64, is_constant
+from ._responses import clean_logits, logits_of, target_probability
+
+NO_CHANGE = "both ends of the curve have the same probability"
+SMALLEST_CHANGE = 1e-6
+
+
+@metric(
+    "insertion_deletion",
+    columns=(
+        Column("insertion_auc", "higher", (0, 1), "area under p(target) as patches return to the blurred image"),
+        Column("deletion_auc", "lower", (0, 1), "area under p(target) as patches take the mean colour"),
+        Column("insertion_auc_normalised", "higher", (None, None), "the same with the curve's ends at 0 and 1"),
+        Column("deletion_auc_normalised", "lower", (None, None), "the same with the curve's ends at 1 and 0"),
+    ),
+    version=1,
+    paper=Paper("RISE: randomized input sampling for explanation of black-box models", 2018, "arXiv:1806.07421"),
+    queries_model=True,
+)
+class InsertionDeletion(Metric):
+    """Areas under the softmax probability of the target over the share of patches changed, most relevant first.
+
+    Patches are ordered by the signed map, stable and descending; the shares are the multiples of 1/``steps``, rounded
+    to whole patches, 0 and 1 included. The three end images (clean, mean colour, blurred) are probes, so an
+    explanation costs 2 (``steps`` - 1) rows a sample.
+
+    Attributes:
+        steps: of each curve; at most one a patch.
+        sigma: of the Gaussian blur, in patch sides.
+    """
+
+    steps: int = 12
+    sigma: float = 1.0
+
+    def score(self, model: Model, batch: Batch, explanation: Explanation | None, ctx: Context) -> Scores:
+        """All columns [B]; NaN for a constant map, which orders nothing.
+
+        Raises:
+            BadInputError: no explanation, fewer than two steps, or a blur that is none or wider than the image.
+        """
+        if self.steps < 2 or self.sigma <= 0:
+            raise BadInputError(f"steps={self.steps}, sigma={self.sigma}: use at least two steps and a positive sigma.")
+        explanation = in_float64(explanation)
+        geometry = explanation.geometry
+        grid, broken = finite_rows(explanation.grid("signed"))
+        walk = PatchWalk.of(grid, self.steps)
+        side = math.sqrt(math.prod(geometry.image_size) / math.prod(geometry.grid))
+        sigma = self.sigma * side
+        grey, blur = mean_colour(batch.inputs), blurred(batch.inputs, sigma)
+
+        clean_end = target_probability(clean_logits(model, batch, ctx), batch.targets)
+        grey_end = target_probability(logits_of(model, batch, ctx, "mean_colour_logits", grey), batch.targets)
+        blur_end = target_probability(logits_of(model, batch, ctx, f"blurred_logits,px={sigma}", blur), batch.targets)
+        deleted = inner_points(model, batch, walk.reached(), grey, geometry, ctx)
+        inserted = inner_points(model, batch, ~walk.reached(), blur, geometry, ctx)
+        deletion = walk.area(clean_end, deleted, grey_end)
+        insertion = walk.area(blur_end, inserted, clean_end)
+
+        undefined = {NOT_FINITE: broken, CONSTANT_MAP: is_constant(grid)}
+        no_fall = {NO_CHANGE: (clean_end - grey_end).abs() < SMALLEST_CHANGE}
+        no_rise = {NO_CHANGE: (clean_end - blur_end).abs() < SMALLEST_CHANGE}
+        return {
+            "insertion_auc": column(insertion, undefined),
+            "deletion_auc": column(deletion, undefined),
+            "insertion_auc_normalised": column((insertion - blur_end) / (clean_end - blur_end), undefined | no_rise),
+            "deletion_auc_normalised": column((deletion - grey_end) / (clean_end - grey_end), undefined | no_fall),
+        }
+
+
+def inner_points(
+    model: Model, batch: Batch, hidden: Tensor, baseline: Tensor, geometry: TokenGeometry, ctx: Context
+) -> Tensor:
+    """Softmax probability [B,S] of the target where the hidden patches [B,S,N] show the baseline [B,C,H,W], float64."""
+    points = hidden.shape[1]
+
+    def mixed(start: int, stop: int) -> Tensor:
+        sample = torch.arange(start, stop, device=hidden.device) // points
+        patches = hidden.flatten(0, 1)[start:stop].view(-1, *geometry.grid)
+        return replace_pixels(batch.inputs[sample], patches_to_pixels(patches, geometry), baseline[sample])
+
+    targets = batch.targets.repeat_interleave(points)
+    responses = target_responses(model, mixed, len(targets), targets, output="probability", max_rows=ctx.max_rows)
+    return responses.view(-1, points).double()
+
+
+@dataclass(frozen=True, eq=False)
+class PatchWalk:
+    """The patches of each sample in falling relevance, and how many are changed at each point of the curve.
+
+    Attributes:
+        rank: [B,N] place of each patch in the order, from 0.
+        counts: [steps + 1] patches changed, from 0 to N.
+    """
+
+    rank: Tensor
+    counts: Tensor
+
+    @classmethod
+    def of(cls, grid: Tensor, steps: int) -> PatchWalk:
+        """From maps [B,h,w]; equal patches keep their raster order."""
+        order = grid.flatten(1).argsort(dim=1, descending=True, stable=True)
+        patches = order.shape[1]
+        steps = min(steps, patches)
+        counts = (torch.arange(steps + 1, device=grid.device) * patches / steps).round().long()
+        return cls(order.argsort(dim=1), counts)
+
+    def reached(self) -> Tensor:
+        """Patches [B,steps - 1,N] bool that are changed at each inner point."""
+        return self.rank[:, None] < self.counts[1:-1, None]
+
+    def area(self, first: Tensor, inner: Tensor, last: Tensor) -> Tensor:
+        """Area [B] under a curve, first point [B], inner points [B,steps - 1], last [B], over the share of patches."""
+        curve = torch.cat([first[:, None], inner, last[:, None]], dim=1)
+        return torch.trapezoid(curve, self.counts.double() / self.rank.shape[1])

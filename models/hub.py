@@ -1,0 +1,82 @@
+"""Weights in the Hugging Face cache, downloaded only when asked, with errors that name model, repository and folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import constants, hf_hub_download, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from timm.models import PretrainedCfg
+
+from ..bench.contract import BadInputError
+
+FILENAMES = ("model.safetensors", "pytorch_model.bin")
+"""What timm's repositories hold, preferred first."""
+
+
+def find_weights(id: str, cfg: PretrainedCfg, online: bool) -> Path:
+    """The weights file of a timm model in the cache or, with ``online``, on the hub.
+
+    Raises:
+        BadInputError: timm knows no weights of this model, or they are not cached, or the hub cannot be reached; the
+            text names model, repository, file, cache folder and what to do.
+    """
+    if not cfg.hf_hub_id:
+        raise BadInputError(
+            f"timm has no weights on the hub for {id!r}; give weights=FILE, or type random=true for random weights."
+        )
+    repository, _, revision = cfg.hf_hub_id.partition("@")
+    names = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else FILENAMES
+    for name in names:
+        cached = try_to_load_from_cache(repository, name, revision=revision or None)
+        if isinstance(cached, str):
+            return Path(cached)
+    if not online:
+        raise BadInputError(
+            f"the weights of timm model {id!r} are not in the cache {constants.HF_HUB_CACHE} (repository {repository}, "
+            f"file {names[0]}). {_ways_out(repository)} Random weights must be typed: random=true."
+        )
+    return _download(id, repository, revision or None, names)
+
+
+def hub_folder(repository: str, online: bool) -> str:
+    """The id ``local-dir:FOLDER`` of a hub repository's snapshot in the cache.
+
+    Raises:
+        BadInputError: it is not cached and may not or cannot be downloaded.
+    """
+    name, _, revision = repository.partition("@")
+    patterns = ["config.json", *FILENAMES]
+    try:
+        folder = snapshot_download(
+            name, revision=revision or None, allow_patterns=patterns, local_files_only=not online
+        )
+    except (OSError, ValueError) as error:
+        raise BadInputError(
+            f"repository {name} is not in the cache {constants.HF_HUB_CACHE}: {error} {_ways_out(name)}"
+        ) from error
+    return f"local-dir:{folder}"
+
+
+def _download(id: str, repository: str, revision: str | None, names: tuple[str, ...]) -> Path:
+    missing: list[str] = []
+    for name in names:
+        try:
+            return Path(hf_hub_download(repository, name, revision=revision))
+        except (OSError, ValueError) as error:
+            # Its subclass LocalEntryNotFoundError says that the hub could not be reached, not that the file is not there.
+            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+                missing.append(name)
+                continue
+            raise BadInputError(
+                f"the weights of timm model {id!r} could not be fetched (repository {repository}, file {name}, cache "
+                f"{constants.HF_HUB_CACHE}): {error} {_ways_out(repository)}"
+            ) from error
+    raise BadInputError(f"repository {repository} of timm model {id!r} holds none of {', '.join(missing)}.")
+
+
+def _ways_out(repository: str) -> str:
+    return (
+        f"On a machine with a network run `hf download {repository}`, or add online=true; on one without, copy the "
+        "file and add weights=FILE."
+    )

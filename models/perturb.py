@@ -1,0 +1,194 @@
+"""The perturbation executor: model responses to many changed inputs, by row range, within a memory budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..bench.contract import BadInputError, Model, TokenGeometry
+
+Output = Literal["logit", "probability", "logits"]
+
+
+def target_responses(
+    model: Model,
+    build: Callable[[int, int], Tensor],
+    rows: int,
+    targets: Tensor | None,
+    *,
+    output: Output = "logit",
+    max_rows: int,
+) -> Tensor:
+    """Responses of the model to ``rows`` perturbed inputs, in passes of at most ``max_rows``, in inference mode.
+
+    A row is one (sample, perturbation); rows of several samples share a pass. ``build`` is called for one range after
+    the other, so that no more than ``max_rows`` inputs exist at a time.
+
+    Args:
+        build: the inputs [stop-start,C,H,W] of rows start..stop-1.
+        targets: [rows] class of each row; not needed for ``logits``.
+        output: target logit or target probability [rows], or all logits [rows,K].
+
+    Returns:
+        At least float32, on the model's device.
+
+    Raises:
+        BadInputError: ``build`` gives a wrong number of rows, targets do not match, or a response is not finite.
+    """
+    if rows < 1 or max_rows < 1:
+        raise BadInputError(f"rows={rows} and max_rows={max_rows} must be at least 1.")
+    if output != "logits" and (targets is None or tuple(targets.shape) != (rows,)):
+        shape = None if targets is None else tuple(targets.shape)
+        raise BadInputError(f"output {output!r} needs one target a row, shape ({rows},), not {shape}.")
+    responses = []
+    for start in range(0, rows, max_rows):
+        stop = min(start + max_rows, rows)
+        with torch.inference_mode():
+            inputs = build(start, stop)
+            if len(inputs) != stop - start:
+                raise BadInputError(f"build({start}, {stop}) gave {len(inputs)} inputs, not {stop - start}.")
+            part = None if targets is None else targets[start:stop]
+            responses.append(_response(model(inputs), part, output))
+    # Joined outside inference mode: the result is an ordinary tensor that callers may put into a graph.
+    result = torch.cat(responses)
+    if not torch.isfinite(result).all():
+        bad = (~torch.isfinite(result)).flatten(1).any(1) if result.ndim > 1 else ~torch.isfinite(result)
+        raise BadInputError(f"the model's response to rows {bad.nonzero().flatten().tolist()[:5]} is not finite.")
+    return result
+
+
+def _response(logits: Tensor, targets: Tensor | None, output: Output) -> Tensor:
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    if output == "logits" or targets is None:
+        return logits
+    values = logits.softmax(-1) if output == "probability" else logits
+    return values.gather(1, targets.to(logits.device).long()[:, None])[:, 0]
+
+
+def patches_to_pixels(patches: Tensor, geometry: TokenGeometry) -> Tensor:
+    """Each pixel gets the value of its patch: [...,h,w] -> [...,H,W], same dtype (bool too)."""
+    (h, w), (height, width) = geometry.grid, geometry.image_size
+    if tuple(patches.shape[-2:]) != (h, w):
+        raise BadInputError(f"patch values of this model end in shape {(h, w)}, not {tuple(patches.shape[-2:])}.")
+    rows = torch.arange(height, device=patches.device) * h // height
+    columns = torch.arange(width, device=patches.device) * w // width
+    return patches[..., rows[:, None], columns]
+
+
+def replace_pixels(inputs: Tensor, where: Tensor, baseline: Tensor) -> Tensor:
+    """``baseline`` where the mask holds, ``inputs`` elsewhere.
+
+    Args:
+        inputs, baseline: [B,C,H,W], or shapes that broadcast to it.
+        where: [B,H,W] bool for all channels, or [B,C,H,W].
+    """
+    return torch.where(where[:, None] if where.ndim == 3 else where, baseline, inputs)
+
+
+def mean_colour(inputs: Tensor) -> Tensor:
+    """The data's mean in every pixel, which is zero in normalised space: [B,C,H,W]."""
+    return torch.zeros_like(inputs)
+
+
+def blurred(inputs: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur with a standard deviation of ``sigma`` pixels, cut at 3 sigma, reflected at borders: [B,C,H,W].
+
+    Raises:
+        BadInputError: sigma is not positive, or the blur reaches further than the image is large.
+    """
+    reach = max(1, round(3 * sigma))
+    if sigma <= 0 or reach >= min(inputs.shape[-2:]):
+        raise BadInputError(
+            f"sigma={sigma} must be positive and below a third of the sides {tuple(inputs.shape[-2:])}."
+        )
+    offsets = torch.arange(-reach, reach + 1, dtype=inputs.dtype, device=inputs.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    channels = inputs.shape[1]
+    padded = F.pad(inputs, (reach,) * 4, mode="reflect")
+    along_rows = F.conv2d(padded, kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
+    return F.conv2d(along_rows, kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
+
+
+def rows_within(memory_bytes: int, model: Model, *, gradients: bool = False) -> int:
+    """How many inputs may go through the model in one pass within a memory budget; at least 1.
+
+    Estimated from one row of zeros. A pass without gradients holds about three times the largest input and output of
+    any one module (a residual stream, a module's input and its output); a pass with gradients holds every tensor that
+    autograd saves, and attention probabilities recorded beside it.
+    """
+    row = torch.zeros(1, model.channels, *model.input_size, device=model.device, dtype=model.dtype)
+    used = _saved_bytes(model, row) if gradients else 3 * _largest_step_bytes(model, row)
+    return max(1, int(memory_bytes // (used + _bytes(row))))
+
+
+def _largest_step_bytes(model: Model, row: Tensor) -> int:
+    largest = 0
+
+    def measure(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        nonlocal largest
+        largest = max(largest, sum(_bytes(t) for t in (*inputs, output) if isinstance(t, Tensor)))
+
+    hooks = [part.register_forward_hook(measure) for part in model.module.modules()]
+    try:
+        with torch.inference_mode():
+            model(row)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return largest
+
+
+def _saved_bytes(model: Model, row: Tensor) -> int:
+    saved: dict[int, int] = {}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.module.parameters()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.inference_mode(False), torch.enable_grad():
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            logits = model(row.clone().requires_grad_())
+        maps = 0
+        if model.geometry is not None:
+            blocks = len(getattr(model.module, "blocks", ())) or 1
+            heads = max((getattr(part, "num_heads", 1) for part in model.module.modules()), default=1)
+            maps = 2 * blocks * heads * model.geometry.tokens**2 * row.element_size()
+    return sum(saved.values()) + maps + _bytes(logits)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+@dataclass
+class PassCount:
+    """Forward passes of a model and the rows (inputs) that went through them."""
+
+    passes: int = 0
+    rows: int = 0
+
+
+@contextmanager
+def passes_counted(model: Model) -> Iterator[PassCount]:
+    """Counts the forward passes of a model's module while the block runs."""
+    count = PassCount()
+
+    def add(_: nn.Module, args: tuple[Any, ...]) -> None:
+        count.passes += 1
+        count.rows += len(args[0])
+
+    hook = model.module.register_forward_pre_hook(add)
+    try:
+        yield count
+    finally:
+        hook.remove()
