@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -28,8 +28,9 @@ def on_grid(model: Model) -> TokenGeometry:
 
 def fuse_heads(attention: Tensor, fusion: Fusion) -> Tensor:
     """[B,H,Q,K] -> [B,Q,K]."""
-    fuse: Callable[..., Tensor] = {"mean": torch.mean, "max": torch.amax, "min": torch.amin}[fusion]
-    return fuse(attention, dim=1)
+    if fusion == "mean":
+        return attention.mean(1)
+    return attention.amax(1) if fusion == "max" else attention.amin(1)
 
 
 def from_layer(maps: Sequence[Tensor], start: int) -> Sequence[Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from captum.attr import IntegratedGradients
 from torch import Tensor
 
 from ..bench.contract import Batch, Model
@@ -17,6 +16,9 @@ def integrate(model: Model, batch: Batch, baselines: Tensor, steps: int, max_row
         steps: nodes of the quadrature.
         max_rows: inputs in one pass.
     """
+    # Captum takes seconds to import, and listing the explainers must not.
+    from captum.attr import IntegratedGradients
+
     with torch.inference_mode(False):
         attribution: Tensor = IntegratedGradients(model).attribute(
             batch.inputs.clone(),

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from ..bench.contract import Model, UnsupportedError
+from ..models.interception import calls_exposed, no_attention
 
 EPSILON = 1e-9
 
@@ -40,10 +41,10 @@ def attention_relevance(model: Model, inputs: Tensor, targets: Tensor) -> list[T
         UnsupportedError: the model computes something that no rule covers, or has no softmax attention.
     """
     rules = RelevanceRules()
-    with torch.inference_mode(False), torch.enable_grad(), rules:
+    with torch.inference_mode(False), torch.enable_grad(), calls_exposed(model.module), rules:
         logits = model(inputs.detach().clone().requires_grad_())
     if not rules.attention:
-        raise UnsupportedError(f"no softmax attention was seen in {model.name}: relevance has nothing to reach.")
+        raise UnsupportedError(no_attention(model.module))
     start = torch.zeros_like(logits).scatter_(1, targets[:, None], 1.0)
     return list(torch.autograd.grad(logits, rules.attention, start, materialize_grads=True))
 
@@ -154,7 +155,7 @@ class RelevanceRules(TorchFunctionMode):
         kwargs = kwargs or {}
         name = func.__name__
         tracked = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves((args, kwargs)))
-        if not tracked or not (self.attention or name in ("scaled_dot_product_attention", "softmax")):
+        if not tracked or not (self.attention or name == "scaled_dot_product_attention"):
             return func(*args, **kwargs)
         if name in ELEMENTWISE:
             self._fork(args[0])
@@ -178,13 +179,6 @@ class RelevanceRules(TorchFunctionMode):
         self._fork(input)
         self._fork(other)
         return AddRule.apply(input, other)
-
-    def _matmul(self, input: Tensor, other: Tensor) -> Any:
-        if input.ndim != 4 or input.shape[:-2] != other.shape[:-2]:
-            raise UnsupportedError(
-                "relevance propagation covers the products of attention [B,H,Q,K] only; this model has others."
-            )
-        return MatmulRule.apply(input, other)
 
     def _mul(self, input: Any, other: Any) -> Any:
         x, factor = (input, other) if isinstance(input, Tensor) and input.requires_grad else (other, input)
@@ -213,12 +207,6 @@ class RelevanceRules(TorchFunctionMode):
             raise UnsupportedError("relevance propagation needs a model in eval mode; a dropout is in training mode.")
         return input
 
-    def _softmax(self, input: Tensor, dim: int | None = None, *args: Any, **kwargs: Any) -> Any:
-        if input.ndim != 4 or dim not in (-1, 3):
-            raise UnsupportedError("relevance propagation covers the softmax of attention scores [B,H,Q,K] only.")
-        self.attention.append(IdentityRule.apply(input, lambda scores: scores.softmax(-1)))
-        return self.attention[-1]
-
     def _scaled_dot_product_attention(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
         is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
@@ -228,8 +216,9 @@ class RelevanceRules(TorchFunctionMode):
                 "relevance propagation covers plain attention: no mask or bias, dropout, causality or grouped queries."
             )
         scale = query.shape[-1] ** -0.5 if scale is None else scale
-        scores = self._mul(self._matmul(query, key.mT), scale)
-        return self._matmul(self._softmax(scores, -1), value)
+        attention = IdentityRule.apply(MatmulRule.apply(query, key.mT), lambda scores: (scores * scale).softmax(-1))
+        self.attention.append(attention)
+        return MatmulRule.apply(attention, value)
 
     def _fork(self, x: Tensor) -> None:
         """At a tensor's second reader: the published x (R1/x + R2/x), which is R1 + R2 but for the safe division."""
@@ -244,8 +233,6 @@ class RelevanceRules(TorchFunctionMode):
         "add": _add,
         "__add__": _add,
         "__radd__": _add,
-        "matmul": _matmul,
-        "__matmul__": _matmul,
         "mul": _mul,
         "__mul__": _mul,
         "__rmul__": _mul,
@@ -253,7 +240,6 @@ class RelevanceRules(TorchFunctionMode):
         "__truediv__": _div,
         "mean": _mean,
         "dropout": _dropout,
-        "softmax": _softmax,
         "scaled_dot_product_attention": _scaled_dot_product_attention,
     }
 

@@ -50,6 +50,8 @@ def row_normalise(matrix: Tensor) -> Tensor:
 
 def discard(matrix: Tensor, ratio: float, prefix: int) -> Tensor:
     """[B,Q,K] with the ``int(Q K ratio)`` lowest entries of each sample zeroed, but for prefix tokens' own cells."""
+    if ratio == 0:
+        return matrix
     flat = matrix.flatten(1)
     lowest = flat.argsort(dim=1, stable=True)[:, : int(flat.shape[1] * ratio)]
     kept = flat.scatter(1, lowest, 0.0).view_as(matrix).clone()

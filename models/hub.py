@@ -59,20 +59,23 @@ def hub_folder(repository: str, online: bool) -> str:
 
 
 def _download(id: str, repository: str, revision: str | None, names: tuple[str, ...]) -> Path:
-    missing: list[str] = []
     for name in names:
         try:
             return Path(hf_hub_download(repository, name, revision=revision))
+        except LocalEntryNotFoundError as error:  # the hub could not be reached; a subclass of the next
+            raise _unreachable(id, repository, name, error) from error
+        except EntryNotFoundError:
+            continue
         except (OSError, ValueError) as error:
-            # Its subclass LocalEntryNotFoundError says that the hub could not be reached, not that the file is not there.
-            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-                missing.append(name)
-                continue
-            raise BadInputError(
-                f"the weights of timm model {id!r} could not be fetched (repository {repository}, file {name}, cache "
-                f"{constants.HF_HUB_CACHE}): {error} {_ways_out(repository)}"
-            ) from error
-    raise BadInputError(f"repository {repository} of timm model {id!r} holds none of {', '.join(missing)}.")
+            raise _unreachable(id, repository, name, error) from error
+    raise BadInputError(f"repository {repository} of timm model {id!r} holds none of {', '.join(names)}.")
+
+
+def _unreachable(id: str, repository: str, name: str, error: Exception) -> BadInputError:
+    return BadInputError(
+        f"the weights of timm model {id!r} could not be fetched (repository {repository}, file {name}, cache "
+        f"{constants.HF_HUB_CACHE}): {error} {_ways_out(repository)}"
+    )
 
 
 def _ways_out(repository: str) -> str:

@@ -90,6 +90,10 @@ class Registry(Generic[T]):
         self._load_all()
         return sorted(self._classes)
 
+    def names_from(self, module: str) -> list[str]:
+        """Names that a module has registered, sorted; loads nothing."""
+        return sorted(name for name, origin in self._origins.items() if origin == module)
+
     def create(self, spec: Spec | str) -> T:
         """An instance with typed parameters.
 

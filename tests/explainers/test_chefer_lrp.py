@@ -6,7 +6,10 @@ import math
 
 import pytest
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.layers import Attention, SwiGLUPacked
+from timm.models.beit import Beit
+from timm.models.eva import Eva
+from timm.models.vision_transformer import ParallelThingsBlock, VisionTransformer
 from torch import nn
 
 from vitxai.bench.contract import UnsupportedError, explainers
@@ -149,7 +152,7 @@ def test_fused_and_unfused_attention_give_the_same_relevance(tiny, batch_for):
         if hasattr(module, "fused_attn"):
             module.fused_attn = not module.fused_attn
     for one, other in zip(fused, attention_relevance(model, batch.inputs, batch.targets), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+        assert torch.equal(one, other)
 
 
 def test_linear_rule_on_a_hand_computed_case():
@@ -190,20 +193,28 @@ class QuickGELU(nn.Module):
         return x * torch.sigmoid(1.702 * x)
 
 
+class GatedAttention(Attention):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, gated=True, **kwargs)
+
+
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("family", "changes", "reason"),
     [
-        ({"act_layer": QuickGELU}, "two tensors|sigmoid"),
-        ({"global_pool": "max"}, "amax"),
-        ({"global_pool": "avgmax"}, "amax"),
-        ({"attn_layer": "diff"}, "no rule|two tensors|adds|recorded"),
+        (VisionTransformer, {"act_layer": QuickGELU}, "no rule for 'sigmoid'"),
+        (VisionTransformer, {"global_pool": "max"}, "no rule for 'amax'"),
+        (VisionTransformer, {"attn_layer": GatedAttention}, "a gate"),
+        (VisionTransformer, {"mlp_layer": SwiGLUPacked}, "a gate"),
+        (VisionTransformer, {"attn_layer": "diff"}, "two tensors"),
+        (VisionTransformer, {"block_fn": ParallelThingsBlock}, "no rule for 'sum'"),
+        (Eva, {"use_rot_pos_emb": True}, "rotary"),
+        (Beit, {"use_rel_pos_bias": True}, "no mask or bias"),
     ],
 )
-def test_what_no_rule_covers_is_refused(changes, reason, batch_for, ctx):
+def test_what_no_rule_covers_is_refused(family, changes, reason, batch_for, ctx):
     size = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 5}
-    model = wrap(
-        VisionTransformer(**size, **changes).double().eval().requires_grad_(False), mean=(0.5,) * 3, std=(0.5,) * 3
-    )
+    module = family(**size, **changes).double()
+    model = wrap(module, mean=(0.5,) * 3, std=(0.5,) * 3)
     with pytest.raises(UnsupportedError, match=reason):
         explainers.get("chefer_lrp")().explain(model, batch_for(model), ctx)
 

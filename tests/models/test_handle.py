@@ -72,6 +72,11 @@ def test_another_size_than_a_fixed_vit_was_built_for_is_refused():
         wrap(VisionTransformer(**SMALL), input_size=(48, 48))
 
 
+def test_another_size_than_a_declared_geometry_is_refused():
+    with pytest.raises(BadInputError, match=r"input_size=\(48, 48\), but the module eats \(32, 32\)"):
+        wrap(nn.Flatten(), geometry=geometry(), input_size=(48, 48))
+
+
 def test_spectral_vit_declares_its_own_geometry():
     module = SpectralViT(groups=[(0, 1), (2, 3, 4)], num_classes=3, img_size=16, patch_size=8, embed_dim=8, num_heads=2)
     model = wrap(module)

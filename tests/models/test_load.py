@@ -10,12 +10,14 @@ import pytest
 import timm
 import torch
 from huggingface_hub import constants
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import save_file
 from timm.layers import Attention
+from timm.models import PretrainedCfg
 from timm.models.vision_transformer import VisionTransformer
 
 from vitxai.bench.contract import BadInputError, Model, UnknownNameError, VitxaiError
-from vitxai.models import load, load_model
+from vitxai.models import hub, load, load_model
 from vitxai.models.checkpoint import Checkpoint, write_checkpoint
 from vitxai.models.handle import weights_hash, wrap
 from vitxai.models.preprocess import normalise
@@ -106,6 +108,23 @@ class TestTimm:
         for part in (*named, "weights=FILE", "hf download"):
             assert part in str(error.value)
 
+    def test_models_without_published_weights_are_refused(self):
+        with pytest.raises(BadInputError, match="no weights on the hub for 'mine'"):
+            hub.find_weights("mine", PretrainedCfg(), online=True)
+
+    def test_downloads_take_the_first_file_that_the_repository_has(self, monkeypatch, tmp_path):
+        def download(repository, name, revision):
+            if name == "model.safetensors":
+                raise EntryNotFoundError("404")
+            return str(tmp_path / f"{repository.replace('/', '-')}-{name}-{revision}")
+
+        monkeypatch.setattr(hub, "hf_hub_download", download)
+        cfg = PretrainedCfg(hf_hub_id="some/vit@v1")
+        assert hub.find_weights("mine", cfg, online=True) == tmp_path / "some-vit-pytorch_model.bin-v1"
+        only = PretrainedCfg(hf_hub_id="some/vit", hf_hub_filename="model.safetensors")
+        with pytest.raises(BadInputError, match=r"repository some/vit .* holds none of model\.safetensors"):
+            hub.find_weights("mine", only, online=True)
+
     def test_missing_hub_repository_is_named(self, empty_cache):
         with pytest.raises(BadInputError, match="repository someone/vit is not in the cache"):
             load_model("timm,id=hf-hub:someone/vit")
@@ -149,6 +168,18 @@ class TestTimm:
         torch.save(small_vit().state_dict(), tmp_path / "w.pth")
         with pytest.raises(BadInputError, match="do not fit timm model"):
             load_model(f"timm,id={ID},weights={tmp_path / 'w.pth'}")
+
+    def test_weights_nested_in_a_training_checkpoint(self, tmp_path):
+        torch.manual_seed(1)
+        module = timm.create_model("test_vit", num_classes=4)
+        weights = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
+        torch.save({"epoch": 3, "state_dict": weights}, tmp_path / "w.pth")
+        assert load_model(f"timm,id={ID},weights={tmp_path / 'w.pth'}").weights_hash == weights_hash(module)
+
+    def test_jax_weights_say_their_classes(self, tmp_path):
+        np.savez(tmp_path / "w.npz", **{"head/bias": np.zeros(21)})
+        with pytest.raises(BadInputError, match="has 21 classes, so num_classes=4"):
+            load_model(f"timm,id={ID},weights={tmp_path / 'w.npz'},num_classes=4")
 
     def test_pickled_modules_are_refused(self, tmp_path):
         torch.save(small_vit(), tmp_path / "w.pth")

@@ -396,6 +396,29 @@ class TestRefusals:
         with pytest.raises(UnsupportedError, match="spare"):
             record(model, images(), activations=("spare",))
 
+    def test_module_that_runs_twice(self):
+        model = small_model()
+        model.module.blocks[1] = model.module.blocks[0]
+        with pytest.raises(UnsupportedError, match="more than once"):
+            record(model, images(), activations=("blocks.0",))
+
+    def test_module_that_gives_no_tensor(self):
+        class Pair(nn.Module):
+            def forward(self, x):
+                return x, x
+
+        class First(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.pair = Pair()
+
+            def forward(self, x):
+                return self.pair(x)[0].flatten(1)
+
+        model = wrap(First(), mean=(0.0,) * 3, input_size=(32, 32))
+        with pytest.raises(UnsupportedError, match="'pair' returns tuple"):
+            record(model, images(), attention=False, activations=("pair",))
+
     def test_inputs_that_are_not_finite(self):
         x = images()
         x[0, 0, 0, 0] = float("nan")

@@ -1,0 +1,1 @@
+"""vitxai.datasets: see docs/architecture.md."""

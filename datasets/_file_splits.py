@@ -1,0 +1,39 @@
+"""Splits and orders of file sets, decided by each file's own name, so that adding a file moves no other."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+
+from ..bench.contract import Split
+
+Splits = dict[Split, tuple[str, ...]]
+SIXTY_TWENTY_TWENTY: Mapping[Split, float] = {"fit": 0.6, "validation": 0.2, "test": 0.2}
+LEARNING: Mapping[Split, float] = {"fit": 0.8, "validation": 0.2}
+
+
+def mixed(names: Iterable[str]) -> tuple[str, ...]:
+    """The names in the order of their hashes: the same for ever, and classes well mixed."""
+    return tuple(sorted(names, key=lambda name: (_digest("order", name), name)))
+
+
+def split_by_hash(names: Iterable[str], fractions: Mapping[Split, float] = SIXTY_TWENTY_TWENTY) -> Splits:
+    """Each name to the split in whose share of [0,1) its hash falls; every split in mixed order."""
+    found: dict[Split, list[str]] = {split: [] for split in fractions}
+    for name in names:
+        draw, edge = int(_digest("split", name)[:12], 16) / 16**12, 0.0
+        for split, share in fractions.items():
+            edge += share
+            if draw < edge or split == list(fractions)[-1]:
+                found[split].append(name)
+                break
+    return {split: mixed(members) for split, members in found.items()}
+
+
+def fingerprint(facts: Iterable[str]) -> str:
+    """SHA-256 over facts of files and parameters."""
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+
+
+def _digest(purpose: str, name: str) -> str:
+    return hashlib.sha256(f"{purpose}\0{name}".encode()).hexdigest()

@@ -1,0 +1,110 @@
+"""Pictures and masks from files, brought to one square size; every unreadable file is named with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from ..bench.contract import BadInputError
+
+Fit = Literal["squash", "crop"]
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L")
+
+
+def folder_at(path: Path, what: str) -> Path:
+    """The folder, with ``~`` expanded.
+
+    Raises:
+        BadInputError: there is none.
+    """
+    folder = path.expanduser()
+    if not folder.is_dir():
+        raise BadInputError(f"{what} needs a folder, and there is none at {str(path)!r}. Pass path=FOLDER.")
+    return folder
+
+
+def pictures_in(folder: Path) -> dict[str, Path]:
+    """Image files directly in a folder by their stem, in name order.
+
+    Raises:
+        BadInputError: two files share a stem, so that one id would mean two pictures.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise BadInputError(
+                f"{found[path.stem].name} and {path.name} in {folder} share one id; rename one of them."
+            )
+        found[path.stem] = path
+    return found
+
+
+def read_rgb(path: Path, size: int, fit: Fit) -> NDArray[np.float32]:
+    """The picture as [3,size,size] float32 in [0,1], upright by its EXIF orientation, bicubic with antialiasing."""
+    image = ImageOps.exif_transpose(_open(path))
+    if image.mode in DEEP_MODES:
+        raise BadInputError(f"{path} has {image.mode} pixels of more than 8 bits; convert it to an 8-bit RGB picture.")
+    square = _to_square(image.convert("RGB"), size, fit, Image.Resampling.BICUBIC)
+    return np.asarray(square, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
+
+
+def read_classes(path: Path, size: int | None = None, fit: Fit = "squash") -> NDArray[np.uint8]:
+    """Palette indices or grey values of a mask, [size,size] (as stored when None), nearest neighbour.
+
+    Raises:
+        BadInputError: the file cannot be read, or holds colours instead of one value a pixel.
+    """
+    image = ImageOps.exif_transpose(_open(path))
+    if image.mode not in ("P", "L", "1"):
+        raise BadInputError(
+            f"mask {path} has mode {image.mode}; a mask holds one value a pixel (palette, grey or 1-bit PNG)."
+        )
+    if image.mode == "1":
+        image = image.convert("L")
+    if size is not None:
+        image = _to_square(image, size, fit, Image.Resampling.NEAREST)
+    return np.asarray(image, dtype=np.uint8)
+
+
+def check_same_size(picture: Path, mask: Path) -> None:
+    """Refuses a mask that does not lie pixel on pixel over its picture."""
+    sizes = [ImageOps.exif_transpose(_open(path)).size for path in (picture, mask)]
+    if sizes[0] != sizes[1]:
+        raise BadInputError(f"mask {mask} is {_by(sizes[1])}, but picture {picture} is {_by(sizes[0])}.")
+
+
+def file_facts(paths: Iterable[Path], root: Path) -> list[str]:
+    """Name, bytes and modification time of each file: what a content hash is made of."""
+    facts = []
+    for path in paths:
+        stat = path.stat()
+        facts.append(f"{path.relative_to(root).as_posix()}\0{stat.st_size}\0{stat.st_mtime_ns}")
+    return facts
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+        image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = str(error).replace(repr(str(path)), "it") or type(error).__name__
+        raise BadInputError(f"{path} cannot be read as a picture: {reason}. Replace or remove the file.") from error
+    return image
+
+
+def _to_square(image: Image.Image, size: int, fit: Fit, resample: Image.Resampling) -> Image.Image:
+    if fit == "crop":
+        return ImageOps.fit(image, (size, size), method=resample)
+    return image.resize((size, size), resample)
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
