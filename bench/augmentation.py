@@ -1,0 +1,50 @@
+"""Changes of training images that leave their class alone; each drawn per image from a given generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+MAX_SHIFT = 4
+"""Pixels that ``shift`` moves an image at most, each way."""
+
+
+def unchanged(images: Tensor, generator: torch.Generator) -> Tensor:
+    """[B,C,H,W] as they are."""
+    return images
+
+
+def mirror(images: Tensor, generator: torch.Generator) -> Tensor:
+    """[B,C,H,W], half of them mirrored left to right."""
+    mirrored = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(mirrored.to(images.device)[:, None, None, None], images.flip(3), images)
+
+
+def dihedral(images: Tensor, generator: torch.Generator) -> Tensor:
+    """[B,C,S,S], each in one of the eight positions of a square: for things without an up or a left."""
+    position = torch.randint(8, (len(images),), generator=generator)
+    turned = torch.empty_like(images)
+    for k in range(8):
+        rows = (position == k).nonzero().flatten().to(images.device)
+        placed = images[rows].rot90(k % 4, (2, 3))
+        turned[rows] = placed.flip(3) if k >= 4 else placed
+    return turned
+
+
+def shift(images: Tensor, generator: torch.Generator) -> Tensor:
+    """[B,C,H,W], each moved by up to ``MAX_SHIFT`` pixels down and right or up and left; the border is continued."""
+    height, width = images.shape[2:]
+    padded = functional.pad(images, (MAX_SHIFT,) * 4, mode="replicate")
+    corners = torch.randint(2 * MAX_SHIFT + 1, (len(images), 2), generator=generator).tolist()
+    return torch.stack([image[:, y : y + height, x : x + width] for image, (y, x) in zip(padded, corners, strict=True)])
+
+
+AUGMENTATIONS: Mapping[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "none": unchanged,
+    "mirror": mirror,
+    "dihedral": dihedral,
+    "shift": shift,
+}

@@ -1,0 +1,70 @@
+"""The command line: `bench COMMAND`. What is heavy is imported by the commands that use it, never for `--help`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from . import cli_authoring, cli_explain, cli_gate, cli_list, cli_machine, cli_run, cli_train
+
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="bench",
+    help="Benchmark explainers of Vision Transformers, on RGB and hyperspectral images.",
+    epilog="Start with `bench all`: it runs the default suite and writes leaderboards and a page to results/.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+app.command("all")(cli_run.all_)
+app.command("run")(cli_run.run)
+app.command("plan")(cli_run.plan)
+app.command("list")(cli_list.list_)
+app.command("report")(cli_run.report)
+app.command("train")(cli_train.train)
+app.command("explain")(cli_explain.explain)
+app.command("new")(cli_authoring.new)
+app.command("check")(cli_authoring.check)
+app.command("gate")(cli_gate.gate)
+app.command("doctor")(cli_machine.doctor)
+app.command("cache")(cli_machine.cache)
+
+
+@app.callback()
+def options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on standard error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    """Benchmark explainers of Vision Transformers, on RGB and hyperspectral images."""
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(message)s", stream=sys.stderr)
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"vitxai {installed('vitxai')}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of the command ``bench``: a deliberate error is one message and exit code 2, without a traceback."""
+    try:
+        app(standalone_mode=True)
+    except Exception as error:
+        # Here, because the registry's imports would double the time of `bench --help`.
+        from .contract import VitxaiError
+
+        if not isinstance(error, VitxaiError):
+            raise
+        typer.echo(f"bench: {error}", err=True)
+        sys.exit(EXIT_USAGE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""`bench all`, `run`, `plan` and `report`: from a suite to leaderboards."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .cli_options import OutOption, PluginOption, StoreOption, SuiteOption, WorkersOption, absolute, console, store_at
+
+if TYPE_CHECKING:
+    from .run import RunResult
+
+EXIT_FAILED_JOBS = 4
+EXIT_INTERRUPTED = 130
+RESULTS = Path("results")
+RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Try stored failures again.")]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="cpu|cuda[:N]|auto", help="Where models run.")]
+
+
+def all_(
+    suite: SuiteOption = "default",
+    out: OutOption = RESULTS,
+    store: StoreOption = None,
+    workers: WorkersOption = None,
+    plugin: PluginOption = None,
+    retry_failed: RetryOption = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Run a suite, then write leaderboards and the page.
+
+    What the store holds already is not computed again.
+
+    Exit codes: 0 ok, 2 wrong usage, 4 jobs failed (the leaderboards are written all the same).
+
+    \b
+    Examples:
+      bench all
+      bench all --plugin my_method.py
+    """
+    result = run_with_progress(suite, out, store, workers, plugin, retry_failed, device)
+    if not result.interrupted:
+        _report(out)
+    _leave(result)
+
+
+def run(
+    suite: SuiteOption = "default",
+    out: OutOption = RESULTS,
+    store: StoreOption = None,
+    workers: WorkersOption = None,
+    plugin: PluginOption = None,
+    retry_failed: RetryOption = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Run a suite and write its scores, without leaderboards.
+
+    What the store holds already is not computed again; Ctrl-C keeps everything finished.
+
+    Exit codes: 0 ok, 2 wrong usage, 4 jobs failed.
+
+    \b
+    Example:
+      bench run --suite smoke --out /tmp/smoke
+    """
+    _leave(run_with_progress(suite, out, store, workers, plugin, retry_failed, device))
+
+
+def plan(
+    suite: SuiteOption = "default",
+    store: StoreOption = None,
+    workers: WorkersOption = None,
+    plugin: PluginOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Say what a run would cost, and run nothing.
+
+    Jobs, forwards, memory and expected time, with what is stored taken off.
+
+    \b
+    Example:
+      bench plan --suite default
+    """
+    from .cli_plan import show_plan
+
+    show_plan(suite, store_at(store), workers, absolute(plugin), device)
+
+
+def report(out: OutOption = RESULTS) -> None:
+    """Write leaderboards and the page from a run's files.
+
+    Leaderboards are .csv, .md and .json, the page is one self-contained .html. No model is run.
+
+    \b
+    Example:
+      bench report --out results
+    """
+    _report(out)
+
+
+def run_with_progress(
+    suite: str,
+    out: Path,
+    store: Path | None,
+    workers: int | None,
+    plugins: list[Path] | None,
+    retry_failed: bool,
+    device: str = "auto",
+) -> RunResult:
+    """Runs a suite under a live display and tells what was computed, reused and lost."""
+    from .cli_progress import RunDisplay
+    from .run import run_suite
+    from .suite import load_suite
+
+    terminal = console()
+    with RunDisplay(terminal) as display:
+        result = run_suite(
+            load_suite(suite),
+            out,
+            store_at(store),
+            workers=workers,
+            plugins=absolute(plugins),
+            retry_failed=retry_failed,
+            device=device,
+            on_event=display.show,
+        )
+    kinds = result.counts["kinds"].items()
+    told = [f"{kind}: {', '.join(f'{n} {how}' for how, n in sorted(hows.items()))}" for kind, hows in kinds]
+    terminal.print("; ".join(told) or "nothing was run", markup=False)
+    return result
+
+
+def _report(out: Path) -> None:
+    from .report import write_report
+
+    written = write_report(out)
+    boards = sorted(path for path in written if path.suffix == ".md")
+    console().print("\n".join(f"wrote {path}" for path in (*boards, *written[-1:])), markup=False, soft_wrap=True)
+
+
+def _leave(result: RunResult) -> None:
+    """Exit code by what became of the run."""
+    if result.interrupted:
+        command = shlex.join(["bench", *sys.argv[1:]])
+        typer.echo(f"Interrupted. Everything finished is stored; go on with the same command: {command}", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if result.failures:
+        typer.echo(
+            f"{len(result.failures)} plug-ins or cells failed; tracebacks are in {result.out / 'run.json'}.", err=True
+        )
+        raise typer.Exit(EXIT_FAILED_JOBS)

@@ -1,0 +1,79 @@
+"""The gate's verdict for people (Markdown) and for CI systems (JUnit XML)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from xml.etree import ElementTree
+
+from .gate import GateResult
+from .gate_findings import BLOCKING, Finding
+
+VERDICTS = {
+    "ok": "No regression.",
+    "regression": "Regression: scores, golden maps or counted costs are not what they were.",
+    "not_comparable": "Not comparable with the baseline; nothing was decided.",
+    "failed_jobs": "Jobs failed.",
+}
+_ORDER = ("not_comparable", "failed", "missing", "worse", "changed", "better", "new", "note")
+
+
+def as_markdown(result: GateResult) -> str:
+    """A summary fit for a CI job's page: verdict, what to do, one line a finding, the worst first."""
+    compared = sum(result.checked.values())
+    lines = [
+        f"## Gate: {VERDICTS[result.status]}",
+        f"{compared} scores of {len(result.checked)} (board, explainer) pairs compared, {result.mode} mode.",
+    ]
+    if result.findings:
+        rows = ["| | board | explainer | figure | what |", "| --- | --- | --- | --- | --- |"]
+        for finding in sorted(result.findings, key=lambda f: _ORDER.index(f.kind)):
+            cells = (finding.kind, finding.board, finding.explainer, finding.column, " ".join(finding.text.split()))
+            rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append("\n".join(rows))
+    advice = _advice(result)
+    return "\n\n".join([*lines, *([advice] if advice else [])]) + "\n"
+
+
+def _advice(result: GateResult) -> str:
+    return {
+        "ok": "",
+        "regression": "If the change is meant, run `bench gate --update-baseline` and commit `results/baseline`.",
+        "not_comparable": "If suite, data or weights were changed on purpose, run `bench gate --update-baseline`.",
+        "failed_jobs": "The tracebacks are in run.json; `bench run --retry-failed` tries them again.",
+    }[result.status]
+
+
+def as_junit(result: GateResult) -> str:
+    """JUnit XML: a test case a (board, explainer), and one for the run as a whole."""
+    suite = ElementTree.Element("testsuite", name="bench gate")
+    places = dict.fromkeys([("", ""), *result.checked, *((f.board, f.explainer) for f in result.findings)])
+    failures = errors = skipped = 0
+    for board, explainer in places:
+        case = ElementTree.SubElement(
+            suite, "testcase", classname=board or "run", name=explainer or (board and "model") or "comparable"
+        )
+        here = [f for f in result.findings if (f.board, f.explainer) == (board, explainer)]
+        regressions = [f for f in here if f.kind in BLOCKING]
+        failed = [f for f in here if f.kind == "failed"]
+        obstacles = [f for f in here if f.kind == "not_comparable"]
+        if failed:
+            errors += 1
+            ElementTree.SubElement(case, "error", message=failed[0].text).text = _lines(failed)
+        elif regressions:
+            failures += 1
+            ElementTree.SubElement(case, "failure", message=regressions[0].text).text = _lines(regressions)
+        elif obstacles:
+            skipped += 1
+            ElementTree.SubElement(case, "skipped", message=obstacles[0].text)
+    suite.attrib |= {
+        "tests": str(len(places)),
+        "failures": str(failures),
+        "errors": str(errors),
+        "skipped": str(skipped),
+    }
+    ElementTree.indent(suite)
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _lines(findings: Iterable[Finding]) -> str:
+    return "\n".join(f"{f.kind}: {f.column}: {f.text}" for f in findings)

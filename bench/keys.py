@@ -1,0 +1,155 @@
+"""Keys of artefacts: SHA-256 of canonical JSON of everything that can change their numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from .contract import BadInputError, Registry, Spec
+from .contract import datasets as dataset_registry
+from .contract import explainers as explainer_registry
+from .contract import metrics as metric_registry
+from .source import source_digest
+
+SCHEMA = 1
+"""Raised when the engine itself changes what it computes or how it stores it."""
+
+LIBRARIES = ("torch", "timm", "captum")
+MODEL_SOURCE = ("vitxai.models.load", "vitxai.models.preprocess", "vitxai.models.tape")
+"""What stands between weights and plug-ins, recordings included: methods ask the context for them and import nothing."""
+Identity = Mapping[str, Any]
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces, equal for equal values.
+
+    Raises:
+        BadInputError: a value has no JSON form that is the same everywhere (NaN, an arbitrary object).
+    """
+    try:
+        return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    except ValueError as error:
+        raise BadInputError(f"{value!r} cannot be part of a key: {error}.") from None
+
+
+def key_of(kind: str, parts: Mapping[str, Any]) -> str:
+    """The key of an artefact: 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json({"kind": kind, "schema": SCHEMA, **parts}).encode()).hexdigest()
+
+
+def plugin_identity(registry: Registry, spec: Spec) -> Identity:
+    """Name, parameters with their defaults, source, and for a metric its version.
+
+    Raises:
+        UnknownNameError, BadInputError: see :meth:`Registry.create`.
+    """
+    return _identity(registry, spec)
+
+
+@cache
+def _identity(registry: Registry, spec: Spec) -> Identity:
+    plugin: Any = registry.create(spec)
+    params = {f.name: getattr(plugin, f.name) for f in dataclasses.fields(plugin)}
+    identity = {"name": spec.name, "params": params, "source": source_digest(type(plugin).__module__)}
+    return {**identity, "version": plugin.version} if hasattr(plugin, "version") else identity
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all artefacts of a cell have in common.
+
+    Attributes:
+        dataset, model: specs.
+        dataset_hash: content hash.
+        weights_hash: of the frozen model.
+        environment: whatever else can change a last bit: device kind, dtype, batch size, threads, rows a pass.
+    """
+
+    dataset: Spec
+    model: Spec
+    dataset_hash: str
+    weights_hash: str
+    target: str
+    seed: int
+    validation_n: int
+    environment: Mapping[str, Any]
+
+
+class CellKeys:
+    """The keys of one cell's artefacts, equal in every process that knows its setting."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._model = {
+            "spec": str(setting.model),
+            "weights": setting.weights_hash,
+            "source": [source_digest(module) for module in MODEL_SOURCE],
+        }
+        dataset = plugin_identity(dataset_registry, setting.dataset)
+        self._data = {**dataset, "content": setting.dataset_hash}
+        self._run = {
+            "target": setting.target,
+            "seed": setting.seed,
+            "environment": {**setting.environment, **{name: version(name) for name in LIBRARIES}},
+        }
+        self._validation_n = setting.validation_n
+
+    @property
+    def _cell(self) -> dict[str, Any]:
+        return {"model": self._model, "dataset": self._data, "run": self._run}
+
+    def fit(self, explainer: Spec) -> str:
+        """Of what an explainer learns."""
+        identity = plugin_identity(explainer_registry, explainer)
+        return key_of("fit", {**self._cell, "explainer": identity, "validation_n": self._validation_n})
+
+    def explanation(self, explainer: Spec, ids: Sequence[str], fit: str | None) -> str:
+        """Of a chunk's maps; ``fit`` is the fit's key for methods that learn."""
+        identity = plugin_identity(explainer_registry, explainer)
+        return key_of("explanation", {**self._cell, "explainer": identity, "fit": fit, "ids": list(ids)})
+
+    def score(self, metric: Spec, explanation: str, own: bool) -> str:
+        """Of a metric's columns for a chunk of maps, on the method's own model or on the frozen one."""
+        identity = plugin_identity(metric_registry, metric)
+        return key_of("score", {"metric": identity, "explanation": explanation, "own": own, "seed": self._run["seed"]})
+
+    def model_score(self, metric: Spec, ids: Sequence[str], own_of: Spec | None, fit: str | None) -> str:
+        """Of a metric that describes a model: the frozen one, or that of a method."""
+        owner = None if own_of is None else plugin_identity(explainer_registry, own_of)
+        identity = plugin_identity(metric_registry, metric)
+        parts = {**self._cell, "metric": identity, "ids": list(ids), "own_of": owner, "fit": fit}
+        return key_of("score", parts)
+
+    def probe(self, name: str, ids: Sequence[str], module: str | None = None, owner: str | None = None) -> str:
+        """Of a shared response: computed by ``module``; ``owner`` tells a method's own model from the frozen one."""
+        source = None if module is None else source_digest(module)
+        return key_of("probe", {**self._cell, "name": name, "ids": list(ids), "source": source, "owner": owner})
+
+    def cost(self, explainer: Spec, fit: str | None, machine: str) -> str:
+        """Of measured costs on one machine."""
+        identity = plugin_identity(explainer_registry, explainer)
+        profile = source_digest("vitxai.bench.profile")
+        parts = {**self._cell, "explainer": identity, "fit": fit, "machine": machine, "profile": profile}
+        return key_of("cost", parts)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Path):
+        return value.as_posix()
+    if isinstance(value, set | frozenset):
+        return sorted(_plain(item) for item in value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise ValueError(f"{type(value).__name__} has no canonical form")

@@ -1,0 +1,120 @@
+"""What `bench train` is told, and how the shipped checkpoints are made."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ..models.builtin import BUILTIN_MODELS, checkpoint_name
+from .contract import BadInputError, Spec
+from .optimise import Schedule
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What to train on what.
+
+    Attributes:
+        model: id of a built-in model, or ``timm,id=NAME`` with ``random=true`` or ``weights=FILE``, and further
+            arguments of ``timm.create_model`` such as ``img_size=96``.
+        data: data set spec.
+        seed: of initial weights, order and augmentation.
+        fit, validation, test: samples of each split; None for all. The test split is looked at once, after training.
+        schedule: how to optimise.
+        threads: of torch; None to leave them as they are.
+        device: where to train.
+        out: the checkpoint; None for ``ID_sSEED.safetensors`` in the working folder. Its log is beside it (``.json``).
+    """
+
+    model: str
+    data: str
+    seed: int = 0
+    fit: int | None = None
+    validation: int | None = None
+    test: int | None = None
+    schedule: Schedule = field(default_factory=Schedule)
+    threads: int | None = None
+    device: str = "cpu"
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise BadInputError(f"a training seed is a non-negative integer below 2^63, not {self.seed}.")
+
+    @property
+    def path(self) -> Path:
+        """Where the checkpoint is written."""
+        spec = Spec.parse(self.model)
+        return self.out or Path(checkpoint_name(spec.params.get("id", spec.name), self.seed))
+
+
+_LEAVES = Schedule(epochs=12, batch_size=32, learning_rate=2e-3, augmentation="dihedral")
+
+RECIPES: Mapping[str, TrainConfig] = {
+    "leaves_spectral": TrainConfig("leaves_spectral", "leaves", fit=2048, validation=512, test=1000, schedule=_LEAVES),
+    "leaves_fused": TrainConfig("leaves_fused", "leaves", fit=2048, validation=512, test=1000, schedule=_LEAVES),
+    "glyphs": TrainConfig(
+        "glyphs",
+        "glyphs",
+        fit=8000,
+        validation=500,
+        test=1000,
+        schedule=Schedule(epochs=20, batch_size=32, learning_rate=1.5e-3, augmentation="shift"),
+    ),
+}
+"""How the shipped checkpoints are made; the configurations were chosen on the validation split."""
+
+FINE_TUNING = Schedule(epochs=20, batch_size=32, learning_rate=5e-4, augmentation="mirror", patience=5)
+"""The schedule for a timm ViT where nothing else is asked for."""
+
+
+def recipe(model: str, data: str | None = None, **changes: Any) -> TrainConfig:
+    """The configuration of a built-in id, or one for a timm spec on the data of a spec, with changed fields.
+
+    Fields of the schedule are changed by their own names: ``recipe("glyphs", seed=1, epochs=5)``. Values that are None
+    change nothing.
+
+    Raises:
+        BadInputError: a timm spec without data, or a field that does not exist.
+    """
+    given = {name: value for name, value in changes.items() if value is not None}
+    of_schedule = {f.name for f in fields(Schedule)} & set(given)
+    of_config = {f.name for f in fields(TrainConfig)} & set(given)
+    if unknown := sorted(set(given) - of_schedule - of_config):
+        raise BadInputError(f"training has no option {', '.join(unknown)}.")
+    base = _base(model, data)
+    schedule = replace(given.pop("schedule", base.schedule), **{name: given[name] for name in of_schedule})
+    changed = {name: given[name] for name in of_config - {"schedule"}}
+    return replace(base, schedule=schedule, **changed)
+
+
+def _base(model: str, data: str | None) -> TrainConfig:
+    if model in RECIPES:
+        return replace(RECIPES[model], data=data or RECIPES[model].data)
+    if Spec.parse(model).name != "timm":
+        raise BadInputError(
+            f"{model!r} cannot be trained; name a built-in model ({', '.join(BUILTIN_MODELS)}) "
+            "or a timm one: timm,id=vit_tiny_patch16_224,random=true."
+        )
+    if not data:
+        raise BadInputError(f"{model!r} needs data to be trained on; pass --data, e.g. folder,path=DIR.")
+    return TrainConfig(model, data, schedule=FINE_TUNING)
+
+
+def command(config: TrainConfig) -> str:
+    """The command line that makes a configuration; what a recipe says already is left out."""
+    built_in = config.model in RECIPES
+    base = RECIPES[config.model] if built_in else TrainConfig(config.model, "", schedule=FINE_TUNING)
+    words = ["bench", "train", config.model, "--seed", str(config.seed)]
+    for name in ("data", "fit", "validation", "test"):
+        words += _option(name, getattr(config, name), getattr(base, name))
+    for f in fields(Schedule):
+        words += _option(f.name, getattr(config.schedule, f.name), getattr(base.schedule, f.name))
+    return shlex.join(words)
+
+
+def _option(name: str, value: Any, default: Any) -> list[str]:
+    return [] if value == default else [f"--{name.replace('_', '-')}", str(value)]

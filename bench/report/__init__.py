@@ -1,0 +1,41 @@
+"""Leaderboards and the page, from a run's files only; no model is run."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from .gallery import gallery, read_gallery
+from .leaderboard import as_csv, as_json, as_markdown
+from .page import page
+from .run_files import RunFiles, leaderboards, read_run
+
+__all__ = ["RunFiles", "leaderboards", "read_run", "write_report"]
+
+log = logging.getLogger(__name__)
+
+
+def write_report(out: Path) -> tuple[Path, ...]:
+    """Writes ``leaderboards/<board>.{csv,md,json}`` and ``index.html`` beside the run's files; returns their paths.
+
+    Raises:
+        BadInputError: the folder holds no finished run.
+    """
+    run = read_run(out)
+    boards = leaderboards(run)
+    folder = out / "leaderboards"
+    folder.mkdir(exist_ok=True)
+    written = []
+    galleries = {}
+    for board in boards:
+        for suffix, text in (("csv", as_csv(board)), ("md", as_markdown(board)), ("json", as_json(board))):
+            written.append(folder / f"{board.board}.{suffix}")
+            written[-1].write_text(text, encoding="utf-8")
+        pictures = out / "gallery" / f"{board.board}.npz"
+        if pictures.is_file():
+            rows = run.scores[run.scores["board"] == board.board]
+            galleries[board.board] = gallery(read_gallery(pictures), board, rows)
+    written.append(out / "index.html")
+    written[-1].write_text(page(boards, galleries, run.facts), encoding="utf-8")
+    log.info("wrote %d leaderboards to %s", len(boards), folder)
+    return tuple(written)

@@ -1,0 +1,112 @@
+"""How numbers are spelled in tables: the same in Markdown and on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..board_figures import Figure, Leaderboard
+
+ARROWS: Mapping[str, str] = {"higher": "↑", "lower": "↓", "none": ""}
+LABELS: Mapping[str, str] = {
+    "exact": "", "reconstruction": "reconstruction", "floor": "floor", "oracle": "oracle", "test": "test",
+}  # fmt: skip
+
+
+def number(value: float | None) -> str:
+    """Three decimals, fewer for large and scientific for tiny values; an en dash for none."""
+    if value is None:
+        return "–"
+    size = abs(value)
+    if size >= 100:
+        return f"{value:,.0f}"
+    if size >= 10:
+        return f"{value:.1f}"
+    return f"{value:.3f}" if size >= 5e-4 or value == 0 else f"{value:.1e}"
+
+
+def cost(value: float | None) -> str:
+    """Whole numbers whole, others with three significant digits; an en dash for none."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value == round(value) or abs(value) >= 1000 else f"{value:.3g}"
+
+
+def percent(value: float | None) -> str:
+    """A share with one decimal; an en dash for none."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def interval(figure: Figure) -> str:
+    """``[low, high]``; empty where fewer than two samples are defined."""
+    h = figure.headline
+    return "" if h.low is None else f"[{number(h.low)}, {number(h.high)}]"
+
+
+def rank(figure: Figure) -> str:
+    """``2`` or ``1–3``; empty for unranked figures."""
+    if figure.rank is None:
+        return ""
+    low, high = figure.rank
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def labels(board: Leaderboard, explainer: str, own_model: bool, label: str) -> tuple[str, ...]:
+    """What must stand beside a name."""
+    both = {r.entry.own_model for r in board.rows if r.entry.explainer == explainer}
+    own = ("own model",) if own_model else (("frozen model",) if True in both else ())
+    return (*label_marks(label), *own)
+
+
+def label_marks(label: str) -> tuple[str, ...]:
+    """The status of a method as marks; exact methods need none."""
+    return tuple(mark for mark in (LABELS.get(label, label),) if mark)
+
+
+def policy_lines(board: Leaderboard) -> tuple[str, ...]:
+    """What every table must say: target policy, which samples count, whose truth is used."""
+    targets = {
+        "prediction": "the frozen model's prediction",
+        "label": "the label",
+        "runner_up": "the frozen model's runner-up class",
+    }.get(board.policy, board.policy)
+    lines = [f"Target explained: {targets}. {board.n} samples, {_models(len(board.models))}."]
+    truth = [c for c in board.columns.values() if c.facts.truth]
+    if truth:
+        counted, every = truth[0].counted
+        share = board.share_truth_used()
+        used = (
+            "; whether the model uses that truth cannot be tested on this data (no healed counterfactual)"
+            if share is None
+            else f" whose truth the model uses (healing it at least halves the class's probability: {percent(share)})"
+        )
+        lines.append(
+            f"Columns marked * compare with a truth. They count correctly classified samples{used}: {counted} of "
+            f"{every} (sample, model) pairs. All other columns count all samples, misclassified ones included."
+        )
+    lines.append(
+        "Brackets: 95 % bootstrap interval over samples, scores averaged over models first. Rank intervals: paired "
+        "signed-rank tests, Holm over all pairs of methods; floors and oracle are bounds and hold no rank."
+    )
+    return tuple(lines)
+
+
+def undefined_lines(board: Leaderboard) -> list[tuple[str, str, str, str]]:
+    """(explainers, figures, status, reason) of all that is missing; explainers with the same gaps share a line."""
+    gaps: dict[tuple[str, str, str], list[str]] = {}
+    for row in board.rows:
+        causes: dict[tuple[str, str], list[str]] = {}
+        for name, figure in row.figures.items():
+            if figure.status != "ok":
+                causes.setdefault((figure.status, figure.reason), []).append(name)
+        own = " (own model)" if row.entry.own_model else ""
+        for (status, reason), names in causes.items():
+            gaps.setdefault((", ".join(names), status, reason), []).append(row.entry.explainer + own)
+    everyone = len(board.rows)
+    return [
+        ("all" if len(who) == everyone else ", ".join(who), names, status, " ".join(reason.split()))
+        for (names, status, reason), who in gaps.items()
+    ]
+
+
+def _models(count: int) -> str:
+    return "one model" if count == 1 else f"{count} independently trained models"

@@ -1,0 +1,115 @@
+"""Digests of plug-in source: what a module and the project modules it imports would compute, docstrings left out."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from threading import Lock
+
+from .contract import BadInputError
+
+IGNORED = frozenset({"vitxai.bench.contract.registry", "vitxai.bench.contract.errors"})
+"""They cannot change a number: they find plug-ins, convert parameters (which are in every key) and word errors."""
+
+
+_one_at_a_time = Lock()
+"""Python 3.11's parser keeps a counter that threads share: two parses at once can fail (CPython issue 106905)."""
+
+
+def source_digest(module: str) -> str:
+    """SHA-256 over the syntax trees of a module and of all it imports from its own project or vitxai, transitively.
+
+    Comments, layout and docstrings do not count; neither do imports from elsewhere, whose versions are in every key.
+
+    Raises:
+        BadInputError: the module has no source file (a class typed into a session), or it does not parse.
+    """
+    with _one_at_a_time:
+        return _digest(module)
+
+
+@cache
+def _digest(module: str) -> str:
+    digest = hashlib.sha256()
+    for name, path in sorted(_modules(module).items()):
+        digest.update(f"{_stable_name(name, path)}\0{_syntax(path)}\0".encode())
+    return digest.hexdigest()
+
+
+def _modules(module: str) -> dict[str, Path]:
+    """The module and what it imports, transitively, with their files."""
+    roots = {"vitxai", module.partition(".")[0]}
+    found: dict[str, Path] = {}
+    pending = [module]
+    while pending:
+        name = pending.pop()
+        path = _file_of(name)
+        if path is None:
+            raise BadInputError(
+                f"module {name!r} has no source file; put the plug-in into a file, so that it has a key."
+            )
+        found[name] = path
+        imported = _imports(_tree(path), name, is_package=path.name == "__init__.py")
+        pending += [i for i in imported if i.partition(".")[0] in roots and i not in IGNORED and i not in found]
+    return found
+
+
+def _imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
+    """Absolute names of the modules that a module imports anywhere, inside functions too."""
+    package = module if is_package else module.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if _file_of(alias.name))
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parent = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parent, *([base] if base else [])])
+            submodules = [f"{base}.{alias.name}" for alias in node.names]
+            modules = [name for name in submodules if _file_of(name)]
+            yield from modules
+            if len(modules) < len(submodules) and _file_of(base):
+                yield base
+
+
+@cache
+def _file_of(module: str) -> Path | None:
+    """The source file of a module; None where there is none (a name inside a module, a namespace, a binary)."""
+    loaded = sys.modules.get(module)
+    origin = getattr(loaded, "__file__", None)
+    if origin is None:
+        try:
+            spec = importlib.util.find_spec(module)
+        except (ImportError, ValueError, AttributeError):
+            return None
+        origin = spec.origin if spec else None
+    return Path(origin) if origin and origin.endswith(".py") else None
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise BadInputError(f"{path} does not parse: {error}.") from None
+
+
+@cache
+def _syntax(path: Path) -> str:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
+            node
+        ):
+            node.body = node.body[1:]
+    return ast.dump(tree)
+
+
+def _stable_name(name: str, path: Path) -> str:
+    # A file given with --plugin is imported under a name that holds its path, which must not enter a key.
+    return path.stem if name.startswith("vitxai_plugin_") else name

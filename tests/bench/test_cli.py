@@ -1,0 +1,434 @@
+"""The command line: what each command prints and leaves, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+from typer.main import get_command
+from typer.testing import CliRunner, Result
+
+from vitxai.bench import cli, cli_run
+from vitxai.bench.cli import app
+
+PLUGINS = Path(__file__).parent / "plugins"
+COMMANDS = ("all", "run", "plan", "list", "report", "train", "explain", "new", "check", "gate", "doctor", "cache")
+FAILING = """
+from vitxai.bench.contract import Explainer, explainer
+
+@explainer("always_fails")
+class AlwaysFails(Explainer):
+    '''Raises.'''
+
+    def explain(self, model, batch, ctx):
+        raise RuntimeError("as ever")
+"""
+
+
+def bench(*words: object) -> Result:
+    """The command in this process; errors that are no exit propagate."""
+    return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """``main(*words)``: exit code and standard error of the installed command."""
+
+    def run(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["bench", *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return int(left.value.code or 0), capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def suite_file(tiny_models: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("suite") / "tiny.toml"
+    path.write_text(
+        f"""
+        name = "tiny"
+        n = 4
+        chunk = 4
+        batch_size = 4
+        memory_gb = 2
+        validation_n = 4
+        costs = false
+        explainers = ["tiny_gradient", "tiny_noise"]
+        metrics = ["tiny_mass", "tiny_accuracy"]
+        [[boards]]
+        name = "squares"
+        dataset = "tiny_squares"
+        kind = "tiny ViT"
+        models = ["{tiny_models[0]}"]
+        """
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def world(suite_file: Path) -> tuple[object, ...]:
+    """Options that name the tiny suite and its plug-ins."""
+    files = (PLUGINS / "tiny_squares.py", PLUGINS / "tiny_methods.py")
+    return ("--suite", suite_file, *(word for file in files for word in ("--plugin", file)))
+
+
+@pytest.fixture(scope="module")
+def first(world: tuple[object, ...], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """A folder with `out` and `store` of a first `bench all`, and what that said."""
+    folder = tmp_path_factory.mktemp("first")
+    return folder, bench("all", *world, "--out", folder / "out", "--store", folder / "store")
+
+
+class TestHelp:
+    """`--help`."""
+
+    def test_it_imports_nothing_heavy(self) -> None:
+        code = (
+            "import sys; sys.argv = ['bench', '--help']\n"
+            "from vitxai.bench.cli import main\n"
+            "try:\n    main()\nexcept SystemExit:\n    pass\n"
+            "heavy = {'torch', 'numpy', 'pandas', 'timm', 'pydantic', 'rich', 'matplotlib', 'quantus', 'jinja2'}\n"
+            "print('heavy:', sorted(heavy & set(sys.modules)))"
+        )
+        done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+        assert "heavy: []" in done.stdout
+        assert all(f"  {name} " in done.stdout for name in COMMANDS)
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_every_command_shows_an_example(self, name: str) -> None:
+        result = bench(name, "--help")
+        assert result.exit_code == 0
+        assert "Example" in result.output
+        assert f"bench {name}" in result.output
+
+    def test_examples_parse(self) -> None:
+        group = get_command(app)
+        for name, command in group.commands.items():  # type: ignore[attr-defined]
+            lines = [line.strip() for line in (command.help or "").splitlines() if line.strip().startswith("bench ")]
+            assert lines, name
+            for line in lines:
+                words = shlex.split(line, comments=True)[1:]
+                group.commands[words[0]].make_context(words[0], words[1:])  # type: ignore[attr-defined]
+
+
+class TestErrors:
+    """Wrong usage ends with code 2 and one message."""
+
+    @pytest.mark.parametrize(
+        ("words", "text"),
+        [
+            (["run", "--suite", "smoky"], "unknown suite 'smoky'. Did you mean smoke"),
+            (["run", "--suite", "gone.toml"], "no suite file at gone.toml"),
+            (["run", "--plugin", "gone.py"], "no such file; `bench new explainer NAME`"),
+            (["check", "rolout"], "Did you mean rollout"),
+            (["check"], "name plug-ins or files to check, or pass --all"),
+            (["explain", "--model", "builtin,id=glyphs"], "pass either --dataset SPEC or --image FILE"),
+            (["report", "--out", "gone"], "gone"),
+            (["train", "resnet"], "'resnet' cannot be trained"),
+            (["gate", "--baseline", "gone"], "no baseline at gone"),
+            (["new", "explainer", "Not-Snake"], "snake_case"),
+        ],
+    )
+    def test_deliberate_errors(
+        self,
+        main: Callable[..., tuple[int, str]],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        words: list[str],
+        text: str,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        code, said = main(*words)
+        assert code == 2
+        assert text in said
+        assert said.startswith("bench: ")
+        assert "Traceback" not in said
+
+    def test_unknown_options(self, main: Callable[..., tuple[int, str]]) -> None:
+        code, said = main("run", "--sweet", "smoke")
+        assert code == 2
+        assert "--sweet" in said
+
+    def test_bugs_keep_their_traceback(
+        self, main: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(name: str) -> None:
+            raise ZeroDivisionError("a bug")
+
+        monkeypatch.setattr("vitxai.bench.suite.load_suite", broken)
+        monkeypatch.setattr(sys, "argv", ["bench", "run"])
+        with pytest.raises(ZeroDivisionError):
+            cli.main()
+
+
+class TestRun:
+    """`all`, `run`, `plan`, `report`."""
+
+    def test_all_leaves_scores_leaderboards_and_page(self, first: tuple[Path, Result]) -> None:
+        folder, result = first
+        assert result.exit_code == 0, result.output
+        names = {path.relative_to(folder / "out").as_posix() for path in (folder / "out").rglob("*") if path.is_file()}
+        assert {"scores.parquet", "costs.parquet", "run.json", "index.html"} <= names
+        assert {f"leaderboards/squares.{suffix}" for suffix in ("csv", "md", "json")} <= names
+        assert "index.html" in result.output
+
+    def test_a_second_run_computes_nothing(self, first: tuple[Path, Result], world: tuple[object, ...]) -> None:
+        folder, _ = first
+        again = bench("run", *world, "--out", folder / "again", "--store", folder / "store")
+        assert again.exit_code == 0
+        assert "computed" not in again.output
+        assert "reused" in again.output
+        old, new = (pd.read_parquet(folder / name / "scores.parquet") for name in ("out", "again"))
+        pd.testing.assert_frame_equal(old, new)
+
+    def test_a_failing_plugin_is_told_and_makes_code_4(
+        self, first: tuple[Path, Result], world: tuple[object, ...], tmp_path: Path
+    ) -> None:
+        folder, _ = first
+        plugin = tmp_path / "always_fails.py"
+        plugin.write_text(FAILING)
+        words = ("all", *world, "--plugin", plugin, "--out", tmp_path / "out", "--store", folder / "store")
+        result = bench(*words)
+        assert result.exit_code == 4
+        assert "RuntimeError: as ever" in result.output
+        assert (tmp_path / "out" / "leaderboards" / "squares.md").is_file()
+        rows = pd.read_parquet(tmp_path / "out" / "scores.parquet")
+        assert set(rows.loc[rows["explainer"] == "always_fails", "status"]) == {"error"}
+        assert "ok" in set(rows.loc[rows["explainer"] == "tiny_gradient", "status"])
+
+    def test_plan_says_what_is_stored(self, first: tuple[Path, Result], world: tuple[object, ...]) -> None:
+        folder, _ = first
+        result = bench("plan", *world, "--store", folder / "store")
+        assert result.exit_code == 0
+        assert "tiny_gradient" in result.output
+        total = next(line for line in result.output.splitlines() if line.startswith("in all:"))
+        jobs, stored = (int(word) for word in total.replace(",", " ").split() if word.isdigit())
+        assert 0 < stored <= jobs
+
+    def test_an_interrupted_run_says_how_to_go_on(
+        self, world: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from vitxai.bench.run import RunResult
+
+        def interrupted(suite: object, out: Path, store: Path, **options: object) -> RunResult:
+            facts = {"counts": {"kinds": {}, "explainers": {}}}
+            return RunResult(out, pd.DataFrame(), pd.DataFrame(), facts, (), interrupted=True)
+
+        monkeypatch.setattr("vitxai.bench.run.run_suite", interrupted)
+        monkeypatch.setattr(sys, "argv", ["bench", "all", "--suite", "smoke"])
+        result = bench("all", *world, "--out", tmp_path)
+        assert result.exit_code == cli_run.EXIT_INTERRUPTED
+        assert "go on with the same command: bench all --suite smoke" in result.output
+
+    def test_report_reads_files_only(self, first: tuple[Path, Result]) -> None:
+        folder, _ = first
+        page = folder / "out" / "index.html"
+        page.unlink()
+        assert bench("report", "--out", folder / "out").exit_code == 0
+        assert page.is_file()
+
+
+class TestGate:
+    """`gate`."""
+
+    def test_baseline_agreement_and_regression(
+        self, first: tuple[Path, Result], world: tuple[object, ...], tmp_path: Path
+    ) -> None:
+        folder, _ = first
+        words = ("gate", *world, "--store", folder / "store", "--baseline", tmp_path / "baseline")
+        assert bench(*words, "--update-baseline").exit_code == 0
+
+        same = bench(*words, "--junit", tmp_path / "gate.xml", "--markdown", tmp_path / "ci" / "gate.md")
+        assert same.exit_code == 0, same.output
+        assert "No regression" in (tmp_path / "ci" / "gate.md").read_text()
+        assert 'failures="0"' in (tmp_path / "gate.xml").read_text()
+
+        scores = pd.read_parquet(tmp_path / "baseline" / "scores.parquet")
+        scores.loc[scores["metric"] == "tiny_mass", "value"] += 0.5
+        scores.to_parquet(tmp_path / "baseline" / "scores.parquet", index=False)
+        worse = bench(*words)
+        assert worse.exit_code == 1
+        assert "tiny_mass" in worse.output or "Regression" in worse.output
+
+    def test_another_suite_is_not_comparable(
+        self, first: tuple[Path, Result], world: tuple[object, ...], suite_file: Path, tmp_path: Path
+    ) -> None:
+        folder, _ = first
+        store = ("--store", folder / "store", "--baseline", tmp_path / "baseline")
+        bench("gate", *world, *store, "--update-baseline")
+        other = tmp_path / "other.toml"
+        other.write_text(
+            suite_file.read_text().replace("n = 4\n        chunk", "seed = 1\n        n = 4\n        chunk")
+        )
+        result = bench("gate", "--suite", other, *world[2:], *store)
+        assert result.exit_code == 3, result.output
+
+
+class TestList:
+    """`list`."""
+
+    def test_kinds(self) -> None:
+        assert "arXiv:2005.00928" in bench("list", "explainers").output
+        assert "insertion_auc" in bench("list", "metrics").output
+        assert "labels=mask" in bench("list", "datasets").output
+        assert "builtin,id=leaves_spectral,seed=2" in bench("list", "models").output
+        assert "smoke" in bench("list", "suites").output
+
+    def test_a_plugin_of_the_command_line_is_listed(self) -> None:
+        assert "tiny_noise" in bench("list", "explainers", "--plugin", PLUGINS / "tiny_methods.py").output
+
+    def test_broken_plugins_are_rows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from vitxai.bench.contract import Broken, metrics
+
+        bad = Broken("bad", "vitxai.metrics.bad", "SyntaxError: invalid syntax", "...")
+        monkeypatch.setitem(metrics.broken, "bad", bad)
+        row = next(line for line in bench("list", "metrics").output.splitlines() if line.startswith("bad "))
+        assert "BROKEN" in row
+        assert "SyntaxError" in row
+
+
+class TestAuthoring:
+    """`new`, `check`."""
+
+    def test_from_new_to_check(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        written = bench("new", "metric", "from_cli")
+        assert written.exit_code == 0
+        assert "bench check from_cli.py" in written.output
+        checked = bench("check", "from_cli.py")
+        assert checked.exit_code == 0
+        assert "rules hold" in checked.output
+
+    def test_a_broken_rule_makes_code_1_and_says_how_to_mend(self, tmp_path: Path) -> None:
+        plugin = tmp_path / "always_fails_too.py"
+        plugin.write_text(FAILING.replace("always_fails", "always_fails_too"))
+        result = bench("check", plugin)
+        assert result.exit_code == 1
+        assert "RuntimeError: as ever (always_fails_too.py, line 9)" in result.output
+        assert "mend" in result.output
+
+
+class TestExplain:
+    """`explain`."""
+
+    def test_samples_of_a_data_set(self, tiny_models: tuple[str, str], tmp_path: Path) -> None:
+        import numpy as np
+
+        words = ["--dataset", "tiny_squares", "--plugin", PLUGINS / "tiny_squares.py", "--count", 2]
+        out, maps = tmp_path / "sheet.png", tmp_path / "maps.npz"
+        result = bench("explain", "--model", tiny_models[0], *words, "-e", "rollout", "--out", out, "--maps", maps)
+        assert result.exit_code == 0, result.output
+        assert Image.open(out).size[1] > 300
+        stored = np.load(maps)
+        assert stored["native"].shape == (2, 4, 4)
+        assert str(stored["layout"]) == "token"
+
+    def test_a_picture(self, tiny_models: tuple[str, str], tmp_path: Path) -> None:
+        Image.new("RGB", (40, 30), (200, 30, 30)).save(tmp_path / "red.png")
+        out = tmp_path / "out.png"
+        words = ["--image", tmp_path / "red.png", "-e", "input_x_gradient", "--target", 1, "--out", out]
+        assert bench("explain", "--model", tiny_models[0], *words).exit_code == 0
+        assert out.stat().st_size > 1000
+
+    @pytest.mark.parametrize(
+        ("words", "text"),
+        [
+            (["--image", "gone.png"], "no picture at gone.png"),
+            (["--dataset", "tiny_squares", "--target", "9"], "--target 9, but the model has 4 classes"),
+            (["--dataset", "tiny_squares", "-e", "healed_difference"], "needs healed"),
+            (["--dataset", "tiny_squares", "--out", "map.txt"], "is no picture"),
+        ],
+    )
+    def test_refusals(
+        self,
+        tiny_models: tuple[str, str],
+        tiny_plugins: tuple[Path, ...],
+        main: Callable[..., tuple[int, str]],
+        words: list[str],
+        text: str,
+    ) -> None:
+        code, said = main("explain", "--model", tiny_models[0], *words)
+        assert code == 2
+        assert text in said
+
+
+class TestTrain:
+    """`train`."""
+
+    def test_options_reach_the_recipe(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from vitxai.bench.optimise import EpochRecord
+        from vitxai.bench.recipes import TrainConfig
+
+        seen: list[TrainConfig] = []
+
+        def fake(config: TrainConfig, progress: Callable[[EpochRecord], None]) -> Path:
+            seen.append(config)
+            progress(EpochRecord(1, 1e-3, 0.5, 0.25, 0.75, 2.0))
+            return config.path
+
+        monkeypatch.setattr("vitxai.bench.train.train", fake)
+        out = tmp_path / "mine.safetensors"
+        result = bench("train", "glyphs", "--seed", 2, "--epochs", 3, "--fit", 64, "--out", out)
+        assert result.exit_code == 0, result.output
+        assert (seen[0].seed, seen[0].fit, seen[0].schedule.epochs, seen[0].path) == (2, 64, 3, out)
+        assert "accuracy 0.7500" in result.output
+        assert f"file,path={out}" in result.output
+
+    def test_recorded_commands_are_commands(self) -> None:
+        from vitxai.bench.recipes import command, recipe
+
+        config = recipe(
+            "timm,id=test_vit,random=true", "folder,path=x", epochs=2, learning_rate=0.1, patience=3, clip=2.0
+        )
+        words = shlex.split(command(config))[1:]
+        context = get_command(app).commands["train"].make_context("train", words[1:])  # type: ignore[attr-defined]
+        assert context.params["data"] == "folder,path=x"
+        assert context.params["learning_rate"] == 0.1
+        assert context.params["clip"] == 2.0
+
+
+class TestMachine:
+    """`doctor`, `cache`, `--version`."""
+
+    def test_cache(self, first: tuple[Path, Result], tmp_path: Path) -> None:
+        import shutil
+
+        shutil.copytree(first[0] / "store", tmp_path / "store")
+        listed = bench("cache", "list", "--store", tmp_path / "store").output
+        assert "explanation" in listed
+        freed = bench("cache", "clear", "--kind", "score", "--yes", "--store", tmp_path / "store")
+        assert freed.output.startswith("freed ")
+        assert "score              0" in bench("cache", "list", "--store", tmp_path / "store").output
+        assert "0 artefacts" not in bench("cache", "size", "--store", tmp_path / "store").output
+
+    def test_clearing_is_asked_for(self, tmp_path: Path) -> None:
+        result = CliRunner().invoke(app, ["cache", "clear", "--store", str(tmp_path)], input="n\n")
+        assert "Remove all artefacts" in result.output
+        assert "freed" not in result.output
+
+    def test_doctor_says_what_fails(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        from vitxai.bench.doctor import Symptom
+
+        symptoms = [Symptom("torch", "ok", "2.9"), Symptom("store", "fail", "full")]
+        monkeypatch.setattr("vitxai.bench.doctor.examine", lambda *args: iter(symptoms))
+        result = bench("doctor", "--store", tmp_path)
+        assert result.exit_code == 1
+        assert "fail  store  full" in result.output
+
+    def test_version(self) -> None:
+        assert bench("--version").output.startswith("vitxai ")
+
+
+def test_run_json_of_the_command_line_names_the_plugins_suite(first: tuple[Path, Result]) -> None:
+    facts = json.loads((first[0] / "out" / "run.json").read_text())
+    assert facts["suite"]["name"] == "tiny"
+    assert facts["interrupted"] is False
