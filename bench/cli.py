@@ -37,19 +37,24 @@ app.command("doctor")(cli_machine.doctor)
 app.command("cache")(cli_machine.cache)
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"vitxai {version('vitxai')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on standard error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_tell_version)
+    ] = False,
 ) -> None:
     """Benchmark explainers of Vision Transformers, on RGB and hyperspectral images."""
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(message)s", stream=sys.stderr)
-    if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"vitxai {installed('vitxai')}")
-        raise typer.Exit
 
 
 def main() -> None:

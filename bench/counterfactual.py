@@ -22,7 +22,7 @@ def counterfactual_samples(dataset: Dataset, split: Split, count: int | None) ->
     - one is healed in its truth bands and becomes a sample of the class without evidence,
     - one is healed in all other bands and keeps its label.
 
-    Evidence that lies outside the truth bands alone thus speaks for nothing, and evidence inside them alone for its class.
+    Evidence outside the truth bands alone thus speaks for nothing, and evidence inside them alone for its class.
 
     Raises:
         BadInputError: samples lack label, counterfactual or band truth, or no class is without evidence.
@@ -32,7 +32,7 @@ def counterfactual_samples(dataset: Dataset, split: Split, count: int | None) ->
     for id in dataset.ids(split, count):
         sample = dataset.sample(id)
         if sample.label is None or sample.healed is None or sample.bands is None:
-            raise BadInputError(f"sample {id!r} lacks label, healed counterfactual or band truth; training on them needs all.")
+            raise BadInputError(f"sample {id!r} lacks label, healed counterfactual or band truth; all are needed.")
         if sample.label == bare:
             yield sample
             continue
@@ -53,6 +53,6 @@ def _class_without_evidence(dataset: Dataset) -> int:
         if sample.healed is not None and sample.label is not None and np.array_equal(sample.input, sample.healed):
             return sample.label
     raise BadInputError(
-        f"the first {4 * classes} fit samples of {dataset.name!r} all have evidence; training on counterfactuals needs a "
+        f"the first {4 * classes} fit samples of {dataset.name!r} all have evidence; counterfactual training needs a "
         "class without."
     )

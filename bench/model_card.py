@@ -84,12 +84,17 @@ def measure(id: str, seed: int, folder: Path, samples: int = SAMPLES, causal: in
         "parameters": sum(parameter.numel() for parameter in model.module.parameters()),
         "tokens": model.geometry.tokens if model.geometry else None,
         "architecture": {"name": description.architecture, "arguments": dict(description.arguments)},
-        "training": {name: value for name, value in description.training.items() if name != "log"},
+        "training": _without_logs(description.training),
         "data_today": {"content_hash": source, "same_scenes": same_scenes},
         "evidence_data": data,
         "accuracy": {**asdict(found.accuracy), "share": found.accuracy.share, "low": low, "high": high},
         "causal": [asdict(row) for row in found.rows],
     }
+
+
+def _without_logs(training: Mapping[str, Any]) -> dict[str, Any]:
+    phases = [{name: value for name, value in phase.items() if name != "log"} for phase in training["phases"]]
+    return {**training, "phases": phases}
 
 
 def _data_today(description: Checkpoint) -> tuple[bool, str]:
@@ -98,7 +103,7 @@ def _data_today(description: Checkpoint) -> tuple[bool, str]:
     The recorded hash alone cannot tell: it changes with every rewording of the generator.
     """
     dataset = datasets.create(description.training["data"])
-    mean, std = channel_statistics(dataset, description.training["fit_samples"])
+    mean, std = channel_statistics(dataset, description.training["phases"][0]["fit_samples"])
     same = np.allclose(mean, description.mean, rtol=1e-6) and np.allclose(std, description.std, rtol=1e-6)
     return bool(same), dataset.content_hash()
 
@@ -164,11 +169,14 @@ def _training(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         training = model["training"]
         validation = Accuracy(**training["accuracy"]["validation"])
         test = Accuracy(**training["accuracy"]["test"])
-        schedule, n = training["schedule"], training["fit_samples"]
+        phases = "; then ".join(
+            f"{phase['schedule']['epochs']} epochs on {phase['fit_samples']} {phase['scenes']} scenes "
+            f"(best: {phase['best_epoch']})"
+            for phase in training["phases"]
+        )
         yield (
-            f"- `{training['command']}`: {n} fit scenes, {schedule['epochs']} epochs (best: {training['best_epoch']}); "
-            f"validation {validation.share:.3f} (n = {validation.n}), test split of the same data seed "
-            f"{test.share:.3f} (n = {test.n}); data `{training['data_hash']}`."
+            f"- `{training['command']}`: {phases}. Validation {validation.share:.3f} (n = {validation.n}), test split "
+            f"of the same data seed {test.share:.3f} (n = {test.n}); data `{training['data_hash']}`."
         )
 
 

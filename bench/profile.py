@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -155,7 +158,8 @@ def peak_bytes(call: Call, device: torch.device) -> int:
         call()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+    recorded = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+    with _quiet_start_and_stop(recorded):
         call()
     # The only record of single allocations; semi-private, so a test pins it.
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -164,6 +168,31 @@ def peak_bytes(call: Call, device: torch.device) -> int:
         held += event.nbytes()
         peak = max(peak, held)
     return peak
+
+
+@contextmanager
+def _quiet_start_and_stop(recorded: profile) -> Iterator[None]:
+    """Profiles the block without the lines that the profiler's native code writes to standard error around it."""
+    with _native_stderr_dropped():
+        recorded.start()
+    try:
+        yield
+    finally:
+        with _native_stderr_dropped():
+            recorded.stop()
+
+
+@contextmanager
+def _native_stderr_dropped() -> Iterator[None]:
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("w") as sink:
+            os.dup2(sink.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 class _NoModuleTracker:

@@ -6,11 +6,26 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..models.builtin import BUILTIN_MODELS, checkpoint_name
 from .contract import BadInputError, Spec
 from .optimise import Schedule
+
+Scenes = Literal["plain", "counterfactual"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One run of the optimiser.
+
+    Attributes:
+        schedule: how to optimise.
+        scenes: ``plain`` samples, or those of :func:`counterfactual_samples`, which teach the truth bands.
+    """
+
+    schedule: Schedule
+    scenes: Scenes = "plain"
 
 
 @dataclass(frozen=True)
@@ -23,7 +38,8 @@ class TrainConfig:
         data: data set spec.
         seed: of initial weights, order and augmentation.
         fit, validation, test: samples of each split; None for all. The test split is looked at once, after training.
-        schedule: how to optimise.
+        schedule: how to optimise in the first phase, on plain samples.
+        refinement: a second phase, which begins with the first one's weights as they would be stored.
         threads: of torch; None to leave them as they are.
         device: where to train.
         out: the checkpoint; None for ``ID_sSEED.safetensors`` in the working folder. Its log is beside it (``.json``).
@@ -36,6 +52,7 @@ class TrainConfig:
     validation: int | None = None
     test: int | None = None
     schedule: Schedule = field(default_factory=Schedule)
+    refinement: Phase | None = None
     threads: int | None = None
     device: str = "cpu"
     out: Path | None = None
@@ -45,6 +62,11 @@ class TrainConfig:
             raise BadInputError(f"a training seed is a non-negative integer below 2^63, not {self.seed}.")
 
     @property
+    def phases(self) -> tuple[Phase, ...]:
+        """All phases, in order."""
+        return (Phase(self.schedule), *([self.refinement] if self.refinement else []))
+
+    @property
     def path(self) -> Path:
         """Where the checkpoint is written."""
         spec = Spec.parse(self.model)
@@ -52,17 +74,22 @@ class TrainConfig:
 
 
 _LEAVES = Schedule(epochs=12, batch_size=32, learning_rate=2e-3, augmentation="dihedral")
+_TRUTH_BANDS = Phase(replace(_LEAVES, epochs=5, learning_rate=1e-3), "counterfactual")
+_GLYPHS = Schedule(epochs=20, batch_size=32, learning_rate=1.5e-3, augmentation="shift")
 
 RECIPES: Mapping[str, TrainConfig] = {
-    "leaves_spectral": TrainConfig("leaves_spectral", "leaves", fit=2048, validation=512, test=1000, schedule=_LEAVES),
-    "leaves_fused": TrainConfig("leaves_fused", "leaves", fit=2048, validation=512, test=1000, schedule=_LEAVES),
+    **{
+        id: TrainConfig(id, "leaves", fit=2048, validation=512, test=1000, schedule=_LEAVES, refinement=_TRUTH_BANDS)
+        for id in ("leaves_spectral", "leaves_fused")
+    },
     "glyphs": TrainConfig(
         "glyphs",
         "glyphs",
         fit=8000,
         validation=500,
         test=1000,
-        schedule=Schedule(epochs=20, batch_size=32, learning_rate=1.5e-3, augmentation="shift"),
+        schedule=_GLYPHS,
+        refinement=Phase(replace(_GLYPHS, epochs=10, learning_rate=1e-3)),
     ),
 }
 """How the shipped checkpoints are made; the configurations were chosen on the validation split."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -46,16 +46,17 @@ def channel_statistics(dataset: Dataset, fit: int | None) -> tuple[tuple[float, 
     return tuple(mean.tolist()), tuple(np.sqrt(variance).tolist())
 
 
-def labelled_inputs(dataset: Dataset, split: Split, count: int | None, model: Model) -> LabelledInputs:
-    """The first samples of a split, preprocessed for a model.
+def plain_samples(dataset: Dataset, split: Split, count: int | None) -> Iterator[Sample]:
+    """The first samples of a split (all when None), one by one."""
+    return (dataset.sample(id) for id in dataset.ids(split, count))
+
+
+def labelled_inputs(samples: Iterable[Sample], model: Model) -> LabelledInputs:
+    """Samples preprocessed for a model, on the CPU.
 
     Raises:
         BadInputError: a sample has no label.
     """
-    return _stack((dataset.sample(id) for id in dataset.ids(split, count)), model)
-
-
-def _stack(samples: Iterable[Sample], model: Model) -> LabelledInputs:
     inputs, labels, remaining = [], [], iter(samples)
     while chunk := list(islice(remaining, _CHUNK)):
         for sample in chunk:
