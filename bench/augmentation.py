@@ -11,6 +11,9 @@ from torch.nn import functional
 MAX_SHIFT = 4
 """Pixels that ``shift`` moves an image at most, each way."""
 
+AFFINE_RANGES = (12.0, 0.12, 0.2, 4.0, 4.0)
+"""Largest turn (degrees), scaling, shear and shift right and down (pixels) of ``affine``, each way."""
+
 
 def unchanged(images: Tensor, generator: torch.Generator) -> Tensor:
     """[B,C,H,W] as they are."""
@@ -42,9 +45,25 @@ def shift(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.stack([image[:, y : y + height, x : x + width] for image, (y, x) in zip(padded, corners, strict=True)])
 
 
+def affine(images: Tensor, generator: torch.Generator) -> Tensor:
+    """[B,C,H,W], each turned, scaled, sheared and moved a little, as another hand would have written it."""
+    n, (height, width) = len(images), images.shape[2:]
+    turn, scale, shear, *move = ((torch.rand(n, 5, generator=generator) * 2 - 1) * torch.tensor(AFFINE_RANGES)).unbind(
+        1
+    )
+    angle, size = torch.deg2rad(turn), 1 + scale
+    rows = [
+        torch.stack([angle.cos() * size, (shear - angle.sin()) * size, 2 * move[0] / width], dim=1),
+        torch.stack([angle.sin() * size, angle.cos() * size, 2 * move[1] / height], dim=1),
+    ]
+    grid = functional.affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False).to(images)
+    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
 AUGMENTATIONS: Mapping[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "none": unchanged,
     "mirror": mirror,
     "dihedral": dihedral,
     "shift": shift,
+    "affine": affine,
 }

@@ -46,8 +46,11 @@ def gate(
     import tempfile
 
     from .cli_run import run_with_progress
+    from .gate import compare
     from .gate import update_baseline as replace_baseline
 
+    if not update_baseline:
+        _require(baseline)
     with tempfile.TemporaryDirectory(prefix="vitxai-gate-") as scratch:
         fresh = out or Path(scratch) / "fresh"
         # Without --store nothing is reused: old artefacts would prove nothing about this machine.
@@ -58,18 +61,16 @@ def gate(
             replace_baseline(fresh, baseline)
             console().print(f"{baseline} now holds this run; commit it.")
             return
-        verdict = _compare(baseline, fresh)
+        verdict = compare(baseline, fresh)
     _write(verdict, junit, markdown)
     raise typer.Exit(verdict.exit_code)
 
 
-def _compare(baseline: Path, fresh: Path) -> GateResult:
+def _require(baseline: Path) -> None:
     from .contract import BadInputError
-    from .gate import compare
 
     if not (baseline / "run.json").is_file():
         raise BadInputError(f"no baseline at {baseline}; make one with `bench gate --update-baseline` and commit it.")
-    return compare(baseline, fresh)
 
 
 def _write(verdict: GateResult, junit: Path | None, markdown: Path | None) -> None:

@@ -89,7 +89,7 @@ RECIPES: Mapping[str, TrainConfig] = {
         validation=500,
         test=1000,
         schedule=_GLYPHS,
-        refinement=Phase(replace(_GLYPHS, epochs=10, learning_rate=1e-3)),
+        refinement=Phase(replace(_GLYPHS, epochs=10, learning_rate=1e-3, augmentation="affine")),
     ),
 }
 """How the shipped checkpoints are made; the configurations were chosen on the validation split."""

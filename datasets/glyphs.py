@@ -34,7 +34,7 @@ class Glyphs(Dataset):
             classes=CLASSES,
             channels=3,
             has=frozenset({"labels", "mask", "distractors", "healed"}),
-            licence="Apache-2.0 (this project); digits: CC BY 4.0; textures: CC0",
+            licence="Apache-2.0 (this project); digits: CC BY 4.0; textures: CC0, public domain, no known restrictions",
             citation="Alpaydin & Kaynak 1998, Optical Recognition of Handwritten Digits, UCI, doi 10.24432/C50P49",
         )
 

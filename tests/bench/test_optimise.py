@@ -5,7 +5,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from vitxai.bench.augmentation import AUGMENTATIONS, MAX_SHIFT, dihedral, mirror, shift
+from vitxai.bench.augmentation import AFFINE_RANGES, AUGMENTATIONS, MAX_SHIFT, affine, dihedral, mirror, shift
 from vitxai.bench.contract import BadInputError, UnknownNameError
 from vitxai.bench.initialise import initialise, sine_positions
 from vitxai.bench.optimise import EpochRecord, LabelledInputs, Schedule, best_epoch, class_weights, optimise, predict
@@ -145,6 +145,21 @@ def test_shift_moves_by_at_most_its_range_and_continues_the_border():
     bottom = shift(images, generator())[:, 0, -1, 0]
     assert set(top.tolist()) == set(range(MAX_SHIFT + 1))
     assert set(bottom.tolist()) == set(range(19 - MAX_SHIFT, 20))
+
+
+def test_affine_changes_stay_within_their_ranges():
+    # A bright bar of 8 x 2 pixels in the middle: its mass and its centre of mass tell size, shear and shift.
+    image = torch.zeros(1, 1, 32, 32)
+    image[..., 12:20, 15:17] = 1.0
+    moved = affine(image.expand(200, 1, 32, 32), generator())[:, 0]
+    assert (moved - image[0, 0]).abs().amax((1, 2)).min() > 0
+    mass = moved.sum((1, 2)) / 16
+    assert mass.min() > 0.7
+    assert mass.max() < 1.4
+    rows = torch.arange(32.0) - 15.5
+    centre = (moved.sum(2) * rows).sum(1) / moved.sum((1, 2))
+    assert centre.abs().max() < AFFINE_RANGES[4] * 1.2
+    assert centre.std() > 1.5
 
 
 def test_queries_and_keys_begin_near_a_multiple_of_identity():

@@ -1,6 +1,7 @@
 """`bench train`: configurations, and tiny runs from data set to checkpoint and back."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from vitxai.bench.contract import BadInputError, Dataset, DatasetInfo, Sample, dataset, datasets
 from vitxai.bench.recipes import RECIPES, command, recipe
-from vitxai.bench.train import train
+from vitxai.bench.train import train, train_phase
 from vitxai.models.checkpoint import read_checkpoint
 from vitxai.models.handle import wrap
 from vitxai.models.load import load_model
@@ -45,7 +46,11 @@ TIMM = "timm,id=test_vit,random=true,img_size=32"
 
 def tiny(tmp_path: Path, model: str = "glyphs", data: str | None = None, **changes):
     sizes = {"fit": 40, "validation": 20, "test": 10, "epochs": 1, "out": tmp_path / "model.safetensors"}
-    return recipe(model, data, **{**sizes, **changes})
+    config = recipe(model, data, **{**sizes, **changes})
+    if config.refinement is None:
+        return config
+    schedule = replace(config.refinement.schedule, epochs=1)
+    return replace(config, refinement=replace(config.refinement, schedule=schedule))
 
 
 def test_a_run_writes_a_checkpoint_that_describes_itself(tmp_path):
@@ -55,9 +60,11 @@ def test_a_run_writes_a_checkpoint_that_describes_itself(tmp_path):
     training = description.training
     assert path == tmp_path / "model.safetensors"
     assert training["command"] == "bench train glyphs --seed 3 --fit 40 --validation 20 --test 10 --epochs 2"
+    assert [phase["scenes"] for phase in training["phases"]] == ["plain", "plain"]
     assert training["data_hash"] == datasets.create("glyphs").content_hash()
     assert len(training["code_hashes"]["vitxai.bench.optimise"]) == 64
-    assert [line["epoch"] for line in training["log"]] == [record.epoch for record in seen] == [0, 1]
+    lines = [line for phase in training["phases"] for line in phase["log"]]
+    assert [line["epoch"] for line in lines] == [record.epoch for record in seen] == [0, 1, 0]
     assert training["accuracy"]["test"]["n"] == 10
     assert json.loads(path.with_suffix(".json").read_text()) == training
     assert description.classes == datasets.create("glyphs").info().classes
@@ -85,6 +92,18 @@ def test_the_same_configuration_gives_the_same_weights_and_another_seed_others(t
     first = weights("first", 0)
     assert weights("again", 0) == first
     assert weights("other", 1) != first
+
+
+def test_the_second_phase_depends_on_the_stored_weights_of_the_first_alone(tmp_path):
+    config = tiny(tmp_path, "leaves_fused", fit=16, validation=8, test=4)
+    assert config.refinement.scenes == "counterfactual"
+    whole, _ = read_checkpoint(train(config))
+    first, description = read_checkpoint(train(replace(config, refinement=None)))
+    model = wrap(first, mean=description.mean, std=description.std)
+    model.module.requires_grad_(True)
+    train_phase(model, datasets.create("leaves"), config, 1)
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(model.module.state_dict()[name], tensor, rtol=0, atol=0)
 
 
 def test_training_leaves_torch_as_it_was(tmp_path):

@@ -17,7 +17,6 @@ def test_every_mutant_still_applies() -> None:
     for mutant in MUTANTS:
         source = (MODULE["ROOT"] / mutant.file).read_text(encoding="utf-8")
         assert source.count(mutant.old) == 1, mutant.name
-        assert mutant.new not in source or mutant.new in mutant.old, mutant.name
 
 
 def test_mutants_of_a_batch_are_looked_for_in_different_places() -> None:
@@ -31,12 +30,14 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", [mutant.name for mutant in MUTANTS])
 def test_the_gate_sees(name: str, found: Mapping[str, Any]) -> None:
     assert found[name].status == "regression"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_only_what_a_mutant_touches_is_computed_again(found: Mapping[str, Any]) -> None:
     """The first batch touches six of the explainers, one of which stands in the suite twice."""
     computed = found["sign flipped"].computed
@@ -45,6 +46,7 @@ def test_only_what_a_mutant_touches_is_computed_again(found: Mapping[str, Any]) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_pair_of_equal_runs_raises_no_alarm(tmp_path: Path) -> None:
     pairs: Callable[..., Any] = MODULE["pairs"]
     verdicts = dict(pairs(tmp_path, seeds=1))
