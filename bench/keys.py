@@ -23,7 +23,7 @@ SCHEMA = 1
 
 LIBRARIES = ("torch", "timm", "captum")
 MODEL_SOURCE = ("vitxai.models.load", "vitxai.models.preprocess", "vitxai.models.tape")
-"""What stands between weights and plug-ins, recordings included: methods ask the context for them and import nothing."""
+"""What stands between weights and plug-ins; recordings too, which methods ask the context for and do not import."""
 Identity = Mapping[str, Any]
 
 

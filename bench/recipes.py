@@ -74,7 +74,7 @@ class TrainConfig:
 
 
 _LEAVES = Schedule(epochs=12, batch_size=32, learning_rate=2e-3, augmentation="dihedral")
-_TRUTH_BANDS = Phase(replace(_LEAVES, epochs=5, learning_rate=1e-3), "counterfactual")
+_TRUTH_BANDS = Phase(replace(_LEAVES, epochs=10), "counterfactual")
 _GLYPHS = Schedule(epochs=20, batch_size=32, learning_rate=1.5e-3, augmentation="shift")
 
 RECIPES: Mapping[str, TrainConfig] = {

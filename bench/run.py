@@ -100,7 +100,7 @@ def worker_count(suite: Suite, cells: int, workers: int | None) -> int:
 
 
 def resolve_suite(suite: Suite, plugins: Sequence[Path] = ()) -> Suite:
-    """Loads plug-in files, adds their explainers and metrics (those of status ``test`` aside) to every board, expands ``*``.
+    """Loads plug-in files, adds what they register (but for status ``test``) to every board and expands ``*``.
 
     Raises:
         BadInputError: a plug-in file cannot be loaded, or a parameter is wrong.
@@ -125,7 +125,7 @@ def _import_plugin(path: Path) -> str:
     try:
         return str(import_file(path).__name__)
     except Exception as error:
-        raise BadInputError(f"plug-in file {path} cannot be loaded: {type(error).__name__}: {error}.") from error
+        raise BadInputError(f"plug-in file {path} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def _run_side_by_side(runs: Sequence[CellRun], workers: int) -> tuple[list[CellResult], bool]:

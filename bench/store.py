@@ -187,8 +187,8 @@ def _encode_tensors(artefact: Artefact) -> bytes:
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in artefact.tensors.items()}
     header = _header(artefact)
-    metadata = {"artefact": header, "sha256": _tensor_digest(header, tensors)}
-    return bytes(save(tensors, metadata))
+    # One entry only: safetensors writes several in any order, and equal content should be equal bytes.
+    return bytes(save(tensors, {"artefact": f"{_tensor_digest(header, tensors)} {header}"}))
 
 
 def _decode_tensors(content: bytes) -> Artefact:
@@ -200,9 +200,8 @@ def _decode_tensors(content: bytes) -> Artefact:
         tensors = load(content)
     except SafetensorError:
         raise _DamagedError from None
-    metadata = header.get("__metadata__", {})
-    facts = metadata.get("artefact", "")
-    if _tensor_digest(facts, tensors) != metadata.get("sha256"):
+    digest, _, facts = header.get("__metadata__", {}).get("artefact", "").partition(" ")
+    if _tensor_digest(facts, tensors) != digest:
         raise _DamagedError
     return Artefact(**json.loads(facts), tensors=tensors)
 
@@ -214,9 +213,9 @@ def _peek_tensors(path: Path) -> Artefact:
         if size > length:
             raise _DamagedError
         header, start = _tensor_header(size.to_bytes(8, "little") + file.read(size))
-    facts = header.pop("__metadata__", {}).get("artefact")
+    _, _, facts = header.pop("__metadata__", {}).get("artefact", "").partition(" ")
     end = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if facts is None or end != length:
+    if not facts or end != length:
         raise _DamagedError
     return Artefact(**json.loads(facts))
 

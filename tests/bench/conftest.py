@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
+
 from vitxai.bench.contract.registry import import_file
 from vitxai.bench.run import RunResult, run_suite
 from vitxai.bench.suite import Suite, parse_suite
@@ -73,7 +74,7 @@ def make_suite(tiny_models: tuple[str, str]) -> MakeSuite:
 
 @pytest.fixture(scope="session")
 def run_tiny(tiny_plugins: tuple[Path, ...]) -> RunTiny:
-    """Runs a suite of the tiny world on the CPU: (suite, folder) -> result; files in folder/out, store in folder/store."""
+    """Runs a suite of the tiny world on the CPU: (suite, folder) -> result; files and store lie in the folder."""
 
     def run(suite: Suite, folder: Path, **options: Any) -> RunResult:
         plugins = (*tiny_plugins, *options.pop("plugins", ()))

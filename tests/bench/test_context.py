@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from vitxai.bench.context import EngineContext, Shared
 from vitxai.bench.contract import BadInputError, Batch, Context, Model
 from vitxai.models.load import load_model
@@ -93,7 +94,7 @@ def test_old_recordings_make_room_for_new_ones(model: Model, batch: Batch) -> No
 
 
 def test_data_are_for_fitting_only() -> None:
-    with pytest.raises(BadInputError, match="'test'.*fit.*validation"):
+    with pytest.raises(BadInputError, match=r"'test'.*fit.*validation"):
         EngineContext().data("test", 4)  # type: ignore[arg-type]
     with pytest.raises(BadInputError, match="count=0"):
         EngineContext().data("fit", 0)

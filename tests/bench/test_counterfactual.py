@@ -8,7 +8,7 @@ from vitxai.bench.counterfactual import counterfactual_samples
 
 
 class Lesions(Dataset):
-    """Three bands of one pixel: class 1 changes band 0 by 1, class 2 band 1, both band 2 by 0.4; class 0 nothing."""
+    """Three bands of one pixel: class 1 changes band 0 by 1, class 2 band 1, both band 2 by 3/8; class 0 nothing."""
 
     truth = True
     classes = ("healthy", "first", "second")
@@ -23,7 +23,7 @@ class Lesions(Dataset):
         label = self.label(int(id.split("/")[1]))
         bands = np.zeros(3, np.float32)
         if label:
-            bands[label - 1], bands[2] = 1.0, 0.4
+            bands[label - 1], bands[2] = 1.0, 0.375
         healed = np.full((3, 1, 1), 5.0, np.float32)
         picture = healed + bands[:, None, None]
         return Sample(id, picture, label=label, bands=bands if self.truth else None, healed=healed)
@@ -49,16 +49,16 @@ def test_each_class_takes_turns_as_it_is_without_its_truth_bands_and_with_these_
     found = spectra(counterfactual_samples(Lesions(), "fit", 12))
     assert found[0::3] == [(0, [5.0, 5.0, 5.0])] * 4
     assert found[1::3] == [
-        (1, [6.0, 5.0, 5.4]),
-        (0, [5.0, 5.0, 5.4]),
+        (1, [6.0, 5.0, 5.375]),
+        (0, [5.0, 5.0, 5.375]),
         (1, [6.0, 5.0, 5.0]),
-        (1, [6.0, 5.0, 5.4]),
+        (1, [6.0, 5.0, 5.375]),
     ]
     assert found[2::3] == [
-        (2, [5.0, 6.0, 5.4]),
-        (0, [5.0, 5.0, 5.4]),
+        (2, [5.0, 6.0, 5.375]),
+        (0, [5.0, 5.0, 5.375]),
         (2, [5.0, 6.0, 5.0]),
-        (2, [5.0, 6.0, 5.4]),
+        (2, [5.0, 6.0, 5.375]),
     ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,9 @@ KEY = ["model", "explainer", "own_model", "sample", "metric", "column"]
 
 
 @pytest.fixture(scope="module")
-def scores(make_suite: Callable, run_tiny: Callable, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., pd.Series]:
+def scores(
+    make_suite: Callable, run_tiny: Callable, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., pd.Series]:
     """Values of a run from an empty store; settings of the suite and of the run by name."""
 
     def run(workers: int = 1, shuffle: int | None = None, models: int = 1, **settings: int) -> pd.Series:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from vitxai.bench.contract import BadInputError, Spec
 from vitxai.bench.keys import CellKeys, Setting, canonical_json, key_of
 from vitxai.bench.source import _digest, _file_of, _syntax, _tree, source_digest
@@ -24,6 +25,25 @@ SETTING = Setting(
     validation_n=8,
     environment={"device": "cpu", "dtype": "float32", "batch_size": 4, "threads": 1, "max_rows": 64},
 )
+METHOD = '''"""Doc."""
+from .core import scale
+import json
+
+def f(x):
+    """Doc."""
+    return scale(x)
+'''
+METHOD_RETOLD = '''"""Another."""
+
+# why
+from .core import (
+    scale,
+)
+import json
+def f(x):
+    "Told anew."
+    return scale( x )
+'''
 IDS = ("test/000", "test/001")
 GRADIENT, NOISE, MASS = Spec("tiny_gradient"), Spec("tiny_noise"), Spec("tiny_mass")
 
@@ -62,7 +82,9 @@ def test_code_between_weights_and_plug_ins_counts(
     keys: CellKeys, module: str, tiny_plugins: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed = f"vitxai.models.{module}"
-    monkeypatch.setattr("vitxai.bench.keys.source_digest", lambda name: "changed" if name == changed else source_digest(name))
+    monkeypatch.setattr(
+        "vitxai.bench.keys.source_digest", lambda name: "changed" if name == changed else source_digest(name)
+    )
     assert CellKeys(SETTING).explanation(GRADIENT, IDS, None) != keys.explanation(GRADIENT, IDS, None)
 
 
@@ -128,7 +150,7 @@ class TestSource:
         package.mkdir()
         files = {
             "__init__": "",
-            "method": '"""Doc."""\nfrom .core import scale\nimport json\n\ndef f(x):\n    """Doc."""\n    return scale(x)\n',
+            "method": METHOD,
             "core": "from . import deep\n\ndef scale(x):\n    return 2 * x\n",
             "deep": "VALUE = 1\n",
             "unused": "OTHER = 1\n",
@@ -148,8 +170,7 @@ class TestSource:
             cached.cache_clear()
 
     def test_docstrings_comments_and_layout_do_not_count(self, digest: Callable[..., str]) -> None:
-        text = '"""Another."""\n\n# why\nfrom .core import (\n    scale,\n)\nimport json\ndef f(x):\n    "Told anew."\n    return scale( x )\n'
-        assert digest() == digest(method=text)
+        assert digest() == digest(method=METHOD_RETOLD)
 
     @pytest.mark.parametrize(
         "change",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
 from vitxai.bench.run import RunResult
 
 BAD = Path(__file__).parent / "plugins" / "misbehaving.py"
@@ -147,7 +148,9 @@ def test_a_plug_in_that_cannot_be_loaded_is_a_row(
     assert set(rows(result, "tiny_noise", "tiny_mass")["status"]) == {"ok"}
 
 
-def test_a_model_that_cannot_be_loaded_costs_its_own_cell(make_suite: Callable, run_tiny: Callable, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_costs_its_own_cell(
+    make_suite: Callable, run_tiny: Callable, tmp_path: Path
+) -> None:
     suite = make_suite(n=2, explainers=("tiny_noise",), metrics=("tiny_mass",))
     (board,) = suite.boards
     missing = type(board.models[0]).parse(f"file,path={tmp_path / 'gone.pt'}")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from vitxai.bench.plan import Plan, plan_suite
 
 
@@ -16,7 +17,11 @@ def settings() -> dict[str, object]:
 
 
 def test_plan_run_and_plan_again(
-    make_suite: Callable, run_tiny: Callable, tiny_plugins: tuple[Path, ...], tmp_path: Path, settings: dict[str, object]
+    make_suite: Callable,
+    run_tiny: Callable,
+    tiny_plugins: tuple[Path, ...],
+    tmp_path: Path,
+    settings: dict[str, object],
 ) -> None:
     suite = make_suite(models=2, **settings)
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
 from vitxai.bench.run import RunResult
 
-HERE = Path(__file__).parent
+PLUGINS = Path(__file__).parent / "plugins"
 EXPLANATIONS = 5 * 6 * 2
 """Explainers (those of the plug-in files join the suite) x chunks x models."""
 TOML = """
@@ -31,17 +32,6 @@ name = "squares"
 dataset = "tiny_squares"
 models = {models}
 """
-SLOW = '''
-import time
-import torch
-from vitxai.bench.contract import Explainer, Explanation, explainer
-
-@explainer("tiny_slow")
-class TinySlow(Explainer):
-    def explain(self, model, batch, ctx):
-        time.sleep(0.15)
-        return Explanation(batch.inputs.mean(1), "pixel", model.geometry)
-'''
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -58,9 +48,8 @@ print("interrupted" if result.interrupted else "finished")
 def command(tmp_path: Path, tiny_models: tuple[str, str]) -> list[str]:
     """A run in a process of its own; its script has no guard against being imported."""
     (tmp_path / "suite.toml").write_text(TOML.format(models=list(tiny_models)))
-    (tmp_path / "slow.py").write_text(SLOW)
     (tmp_path / "script.py").write_text(SCRIPT)
-    plugins = [HERE / "plugins" / "tiny_squares.py", HERE / "plugins" / "tiny_methods.py", tmp_path / "slow.py"]
+    plugins = [PLUGINS / "tiny_squares.py", PLUGINS / "tiny_methods.py", PLUGINS / "tiny_slow.py"]
     return [sys.executable, str(tmp_path / "script.py"), str(tmp_path), *map(str, plugins)]
 
 
@@ -71,7 +60,7 @@ def uninterrupted(tmp_path: Path, run_tiny: Callable, command: list[str]) -> Cal
 
     def run(store: Path) -> RunResult:
         result: RunResult = run_tiny(
-            load_suite(tmp_path / "suite.toml"), tmp_path, store=store, plugins=[tmp_path / "slow.py"]
+            load_suite(tmp_path / "suite.toml"), tmp_path, store=store, plugins=[PLUGINS / "tiny_slow.py"]
         )
         return result
 
@@ -136,7 +125,7 @@ def test_ctrl_c_leaves_what_is_finished_usable(
     told, errors = process.communicate(timeout=120)
     assert told.strip() == "interrupted", errors
     partial = pd.read_parquet(tmp_path / "out" / "scores.parquet")
-    assert 0 < len(partial)
+    assert len(partial) > 0
     assert set(partial["status"]) == {"ok", "unsupported"}
     finished = artefacts(tmp_path / "store")
     whole = uninterrupted(tmp_path / "store")

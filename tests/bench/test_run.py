@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+
 from vitxai.bench.cell_run import Event
 from vitxai.bench.collect import COST_TYPES, SCORE_TYPES
 from vitxai.bench.contract import BadInputError
@@ -16,14 +17,14 @@ from vitxai.bench.run import RunResult
 from vitxai.bench.store import Store
 
 N, CHUNK, MODELS = 8, 4, 2
-NEWCOMER = '''
+NEWCOMER = """
 from vitxai.bench.contract import Explainer, Explanation, explainer
 
 @explainer("newcomer")
 class Newcomer(Explainer):
     def explain(self, model, batch, ctx):
         return Explanation(batch.inputs.mean(1), "pixel", model.geometry)
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,11 @@ class TestScores:
         counts = result.scores.groupby(["explainer", "own_model", "metric"]).size()
         assert set(counts) == {N * MODELS}
         assert set(counts.index) == {
-            *((name, False, metric) for name in ("tiny_gradient", "tiny_attention", "tiny_noise") for metric in METRICS),
+            *(
+                (name, False, metric)
+                for name in ("tiny_gradient", "tiny_attention", "tiny_noise")
+                for metric in METRICS
+            ),
             ("", False, "tiny_accuracy"),
             # a method with a model of its own: everything on it, what queries the model on the frozen one too
             *(("tiny_fitted", True, metric) for metric in (*METRICS, "tiny_accuracy")),
@@ -83,6 +88,7 @@ class TestScores:
     def test_a_score_is_what_the_metric_says_of_the_map(self, result: RunResult, tiny_models: tuple[str, str]) -> None:
         """Recomputed here by hand, without the engine."""
         import torch
+
         from vitxai.bench.contract import datasets
         from vitxai.models.load import load_model
         from vitxai.models.preprocess import collate
@@ -95,7 +101,9 @@ class TestScores:
         map_ = (inputs.grad * batch.inputs).sum(1).clamp(min=0)  # type: ignore[operator]
         expected = (map_ * batch.mask).sum() / map_.sum()
         rows = result.scores.set_index(["explainer", "metric", "model", "sample"])["value"]
-        assert rows["tiny_gradient", "tiny_mass", tiny_models[0], "test/005"] == pytest.approx(float(expected), abs=1e-5)
+        assert rows["tiny_gradient", "tiny_mass", tiny_models[0], "test/005"] == pytest.approx(
+            float(expected), abs=1e-5
+        )
         assert torch.is_grad_enabled()
 
 
@@ -105,7 +113,9 @@ METRICS = ("tiny_mass", "tiny_drop", "tiny_bands")
 class TestOtherFiles:
     """costs.parquet, run.json and the gallery."""
 
-    def test_costs_of_the_first_model_and_of_the_plain_forward(self, result: RunResult, tiny_models: tuple[str, str]) -> None:
+    def test_costs_of_the_first_model_and_of_the_plain_forward(
+        self, result: RunResult, tiny_models: tuple[str, str]
+    ) -> None:
         costs = pd.read_parquet(result.out / "costs.parquet")
         assert list(costs) == list(COST_TYPES)
         assert set(costs["model"]) == {tiny_models[0]}
@@ -142,7 +152,11 @@ class TestOtherFiles:
             assert gallery["maps"].shape == (4, 3, 16, 16)
             assert (gallery["maps"] >= 0).all()
             # the square is the bright part of its picture
-            assert gallery["images"][0][gallery["masks"][0]].mean() > 150 > gallery["images"][0][~gallery["masks"][0]].mean()
+            assert (
+                gallery["images"][0][gallery["masks"][0]].mean()
+                > 150
+                > gallery["images"][0][~gallery["masks"][0]].mean()
+            )
 
     def test_progress_is_told_task_by_task(self, result: RunResult, events: list[Event]) -> None:
         opened = [event for event in events if event.total == 0]

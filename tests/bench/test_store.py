@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from vitxai.bench.contract import BadInputError
 from vitxai.bench.store import Artefact, Store, default_store
 
@@ -108,7 +109,7 @@ def test_sizes_and_clear_by_kind(store: Store) -> None:
     assert store.sizes()["score"] == (0, 0)
     assert store.read("explanation", KEY) is not None
     assert store.clear() == sizes["explanation"][1]
-    with pytest.raises(BadInputError, match="'scores'.*score"):
+    with pytest.raises(BadInputError, match=r"'scores'.*score"):
         store.clear("scores")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from vitxai.bench.contract import BadInputError, Spec, UnknownNameError
 from vitxai.bench.suite import load_suite, parse_suite, suite_names
 
@@ -64,7 +65,9 @@ def test_a_board_may_have_lists_of_its_own(tmp_path: Path) -> None:
         ("n = 4", "n = = 4", ["mine.toml", "not valid TOML", "line 3"]),
     ],
 )
-def test_errors_name_file_key_value_and_what_is_allowed(tmp_path: Path, before: str, after: str, told: list[str]) -> None:
+def test_errors_name_file_key_value_and_what_is_allowed(
+    tmp_path: Path, before: str, after: str, told: list[str]
+) -> None:
     with pytest.raises(BadInputError) as caught:
         load_suite(written(tmp_path, MINIMAL.replace(before, after, 1)))
     for text in told:
@@ -87,11 +90,11 @@ class TestResolution:
         return parse_suite({"name": "s", "n": 1, "explainers": explainers, "metrics": metrics, "boards": [board]})
 
     def test_a_misspelt_explainer_is_an_error_of_usage(self, tiny_plugins: object) -> None:
-        with pytest.raises(UnknownNameError, match="tiny_gradeint.*Did you mean tiny_gradient"):
+        with pytest.raises(UnknownNameError, match=r"tiny_gradeint.*Did you mean tiny_gradient"):
             self.suite(["tiny_gradeint"]).resolved()  # type: ignore[attr-defined]
 
     def test_so_is_a_wrong_parameter(self, tiny_plugins: object) -> None:
-        with pytest.raises(BadInputError, match="tiny_gradient.*scale.*big"):
+        with pytest.raises(BadInputError, match=r"tiny_gradient.*scale.*big"):
             self.suite(["tiny_gradient,scale=big"]).resolved()  # type: ignore[attr-defined]
 
     def test_plug_ins_of_the_command_line_join_every_board_once(self, tiny_plugins: object) -> None:

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import torch
+
 from vitxai.bench.contract import (
     Batch,
     Context,
@@ -62,14 +63,14 @@ class Exits(Explainer):
 class Eats(Explainer):
     def explain(self, model: Model, batch: Batch, ctx: Context) -> Explanation:
         hoard = [torch.ones(64 << 20) for _ in range(64)]
-        return blank(model, batch) if hoard else blank(model, batch)
+        return Explanation(blank(model, batch).native + len(hoard), "token", model.geometry)  # type: ignore[arg-type]
 
 
 @explainer("bad_eats_numpy", status="test")
 class EatsNumpy(Explainer):
     def explain(self, model: Model, batch: Batch, ctx: Context) -> Explanation:
         hoard = [np.ones(32 << 20) for _ in range(64)]
-        return blank(model, batch) if hoard else blank(model, batch)
+        return Explanation(blank(model, batch).native + len(hoard), "token", model.geometry)  # type: ignore[arg-type]
 
 
 @explainer("bad_parameters", status="test")

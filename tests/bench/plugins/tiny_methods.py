@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+
 from vitxai.bench.contract import (
     Batch,
     Column,
@@ -88,7 +89,12 @@ class _Biased(torch.nn.Module):
         return self.inner(x) + self.bias
 
 
-@metric("tiny_mass", columns=(Column("tiny_mass", "higher", (0, 1), "positive mass in the mask", truth=True),), version=1, needs={"mask"})
+@metric(
+    "tiny_mass",
+    columns=(Column("tiny_mass", "higher", (0, 1), "positive mass in the mask", truth=True),),
+    version=1,
+    needs={"mask"},
+)
 class TinyMass(Metric):
     """Share of the map's positive mass inside the mask."""
 
@@ -97,7 +103,11 @@ class TinyMass(Metric):
         assert batch.mask is not None
         a = explanation.spatial().double()
         total = a.sum((1, 2))
-        return {"tiny_mass": Values.of((a * batch.mask).sum((1, 2)) / total.clamp(min=1e-12), {"no positive mass": total <= 0})}
+        return {
+            "tiny_mass": Values.of(
+                (a * batch.mask).sum((1, 2)) / total.clamp(min=1e-12), {"no positive mass": total <= 0}
+            )
+        }
 
 
 @metric(
@@ -113,7 +123,9 @@ class TinyDrop(Metric):
         assert explanation is not None
 
         def compute() -> torch.Tensor:
-            masks = torch.stack([torch.rand(1, *batch.inputs.shape[2:], generator=ctx.generator(i, "drop")) for i in batch.ids])
+            masks = torch.stack(
+                [torch.rand(1, *batch.inputs.shape[2:], generator=ctx.generator(i, "drop")) for i in batch.ids]
+            )
             with torch.inference_mode():
                 return (model(batch.inputs) - model(batch.inputs * (masks > 0.5))).clone()
 
@@ -121,7 +133,13 @@ class TinyDrop(Metric):
         return {"tiny_drop": Values.of(drops.double() * explanation.grid().flatten(1).std(1).double())}
 
 
-@metric("tiny_accuracy", columns=(Column("tiny_accuracy", "higher", (0, 1), "label predicted"),), version=1, of="model", queries_model=True)
+@metric(
+    "tiny_accuracy",
+    columns=(Column("tiny_accuracy", "higher", (0, 1), "label predicted"),),
+    version=1,
+    of="model",
+    queries_model=True,
+)
 class TinyAccuracy(Metric):
     """Whether the model predicts the label."""
 

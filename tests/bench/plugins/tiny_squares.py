@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
 from vitxai.bench.contract import Dataset, DatasetInfo, Sample, Split, dataset
 
 OFFSET = {"fit": 1000, "validation": 2000, "test": 3000}
