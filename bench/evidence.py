@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import sqrt
 
 import numpy as np
@@ -101,8 +101,8 @@ class Evidence:
     rows: tuple[CausalRow, ...]
 
 
-def evidence(model: Model, dataset: Dataset, count: int, causal: int) -> Evidence:
-    """Accuracy on the first ``count`` test samples, causal rows on the first ``causal`` of these.
+def evidence(models: Sequence[Model], dataset: Dataset, count: int, causal: int) -> list[Evidence]:
+    """For each model: accuracy on the first ``count`` test samples, causal rows on the first ``causal`` of these.
 
     Raises:
         BadInputError: more causal samples than samples, or samples without label or counterfactual.
@@ -110,19 +110,39 @@ def evidence(model: Model, dataset: Dataset, count: int, causal: int) -> Evidenc
     if not 0 <= causal <= count or count < 1:
         raise BadInputError(f"{causal} causal samples of {count}: ask for at least one sample, causal ones among them.")
     changes = SPECTRAL if "bands" in dataset.info().has else WHOLE
-    correct, seen, labels = 0, [], []
+    tallies = [_Tally() for _ in models]
     ids = list(dataset.ids("test", count))
-    for start in range(0, len(ids), _CHUNK):
+    for start in range(0, count, _CHUNK):
         samples = [dataset.sample(id) for id in ids[start : start + _CHUNK]]
         _require_truth(samples)
-        truth = torch.tensor([sample.label for sample in samples])
-        correct += int((_probabilities(model, samples).argmax(1) == truth).sum())
         shown = [sample for sample in samples[: max(causal - start, 0)] if _has_evidence(sample)]
+        for model, tally in zip(models, tallies, strict=True):
+            tally.add(model, samples, shown, changes)
+    return [tally.summary(list(changes), dataset.info().classes) for tally in tallies]
+
+
+@dataclass
+class _Tally:
+    """Sums over the samples seen so far: correct of n; p [n, changes, K] and labels of those with evidence."""
+
+    correct: int = 0
+    n: int = 0
+    probabilities: list[torch.Tensor] = field(default_factory=list)
+    labels: list[int | None] = field(default_factory=list)
+
+    def add(
+        self, model: Model, samples: Sequence[Sample], shown: Sequence[Sample], changes: Mapping[str, Change]
+    ) -> None:
+        truth = torch.tensor([sample.label for sample in samples])
+        self.correct += int((_probabilities(model, samples).argmax(1) == truth).sum())
+        self.n += len(samples)
         if shown:
-            seen.append(torch.stack([_after(model, shown, change) for change in changes.values()], dim=1))
-            labels += [sample.label for sample in shown]
-    probabilities = torch.cat(seen) if seen else torch.empty(0, len(changes), len(dataset.info().classes))
-    return Evidence(Accuracy(correct, len(ids)), _rows(probabilities, labels, list(changes), dataset.info().classes))
+            self.probabilities.append(torch.stack([_after(model, shown, change) for change in changes.values()], dim=1))
+            self.labels += [sample.label for sample in shown]
+
+    def summary(self, changes: Sequence[str], classes: Sequence[str]) -> Evidence:
+        seen = torch.cat(self.probabilities) if self.probabilities else torch.empty(0, len(changes), len(classes))
+        return Evidence(Accuracy(self.correct, self.n), _rows(seen, self.labels, changes, classes))
 
 
 def _require_truth(samples: Sequence[Sample]) -> None:

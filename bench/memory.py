@@ -12,7 +12,8 @@ from .contract import Model
 SHARE = 0.25
 """Of the memory limit that one pass may take; the rest is for maps, recordings and the data set."""
 MOST_ROWS = {"cpu": 64, "cuda": 512}
-"""More rows than these are no faster."""
+CPU_PASS_BYTES = 128e6
+"""More rows, or on a CPU more bytes, than these are no faster; far beyond its caches a CPU gets slower."""
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
 
 
@@ -40,8 +41,9 @@ def row_bytes(model: Model) -> int:
 
 
 def rows_per_pass(bytes_per_row: int, memory_gb: float, device: str) -> int:
-    """Inputs that may go through the model at once: a power of two within the memory share, at least one."""
-    fitting = int(SHARE * memory_gb * 1e9 / bytes_per_row)
+    """Inputs that may go through the model at once: a power of two within the budget, at least one."""
+    allowed = SHARE * memory_gb * 1e9
+    fitting = int((min(allowed, CPU_PASS_BYTES) if device == "cpu" else allowed) / bytes_per_row)
     rows = 1
     while rows * 2 <= min(fitting, MOST_ROWS.get(device, 64)):
         rows *= 2

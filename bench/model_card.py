@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ import torch
 from ..models.builtin import BUILTIN_MODELS, SEEDS, checkpoint_folder, checkpoint_name
 from ..models.checkpoint import Checkpoint, read_description
 from ..models.load import load_model
-from .contract import datasets
-from .evidence import Accuracy, evidence
+from .contract import Model, datasets
+from .evidence import Accuracy, Evidence, evidence
 from .trainable import channel_statistics
 
 log = logging.getLogger(__name__)
@@ -66,14 +67,20 @@ below one half of what it was when the evidence is healed.
 """
 
 
-def measure(id: str, seed: int, folder: Path, samples: int = SAMPLES, causal: int = CAUSAL_SAMPLES) -> dict[str, Any]:
-    """The record of one checkpoint: its file, its training in short, accuracy and causal rows on fresh scenes."""
-    path = folder / checkpoint_name(id, seed)
-    description = read_description(path)
-    model = load_model(f"file,path={path}")
+def measure(id: str, folder: Path, samples: int = SAMPLES, causal: int = CAUSAL_SAMPLES) -> list[dict[str, Any]]:
+    """The records of one model's checkpoints, a seed each: file, training, and evidence on fresh scenes."""
+    paths = [folder / checkpoint_name(id, seed) for seed in SEEDS]
+    models = [load_model(f"file,path={path}") for path in paths]
     data = f"{BUILTIN_MODELS[id].dataset},seed={DATA_SEED}"
-    same_scenes, source = _data_today(description)
-    found = evidence(model, datasets.create(data), samples, causal)
+    found = evidence(models, datasets.create(data), samples, causal)
+    return [
+        _record(id, seed, path, model, data, shown)
+        for seed, path, model, shown in zip(SEEDS, paths, models, found, strict=True)
+    ]
+
+
+def _record(id: str, seed: int, path: Path, model: Model, data: str, found: Evidence) -> dict[str, Any]:
+    description = read_description(path)
     low, high = found.accuracy.interval()
     return {
         "model": id,
@@ -85,7 +92,7 @@ def measure(id: str, seed: int, folder: Path, samples: int = SAMPLES, causal: in
         "tokens": model.geometry.tokens if model.geometry else None,
         "architecture": {"name": description.architecture, "arguments": dict(description.arguments)},
         "training": _without_logs(description.training),
-        "data_today": {"content_hash": source, "same_scenes": same_scenes},
+        "data_today": _data_today(description),
         "evidence_data": data,
         "accuracy": {**asdict(found.accuracy), "share": found.accuracy.share, "low": low, "high": high},
         "causal": [asdict(row) for row in found.rows],
@@ -97,22 +104,28 @@ def _without_logs(training: Mapping[str, Any]) -> dict[str, Any]:
     return {**training, "phases": phases}
 
 
-def _data_today(description: Checkpoint) -> tuple[bool, str]:
-    """Whether today's generator gives the scenes of the training, told by their channel statistics; and its hash.
+def _data_today(description: Checkpoint) -> dict[str, Any]:
+    """Today's hash of the training data, and whether its scenes are those of the training.
 
-    The recorded hash alone cannot tell: it changes with every rewording of the generator.
+    The hashes alone cannot tell, as they change with every rewording of the generator: channel statistics do.
     """
-    dataset = datasets.create(description.training["data"])
-    mean, std = channel_statistics(dataset, description.training["phases"][0]["fit_samples"])
+    training = description.training
+    dataset = datasets.create(training["data"])
+    mean, std = _statistics(training["data"], training["phases"][0]["fit_samples"])
     same = np.allclose(mean, description.mean, rtol=1e-6) and np.allclose(std, description.std, rtol=1e-6)
-    return bool(same), dataset.content_hash()
+    return {"content_hash": dataset.content_hash(), "same_scenes": bool(same)}
+
+
+@cache
+def _statistics(data: str, fit: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return channel_statistics(datasets.create(data), fit)
 
 
 def write_records(folder: Path) -> Path:
     """Measures every shipped checkpoint in a folder and writes ``records.json`` and ``MODEL_CARD.md`` there."""
     records = {
         "command": COMMAND,
-        "models": [measure(id, seed, folder) for id in BUILTIN_MODELS for seed in SEEDS],
+        "models": [record for id in BUILTIN_MODELS for record in measure(id, folder)],
     }
     path = folder / RECORDS
     path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -162,7 +163,8 @@ def peak_bytes(call: Call, device: torch.device) -> int:
     with _quiet_start_and_stop(recorded):
         call()
     # The only record of single allocations; semi-private, so a test pins it.
-    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    profiler: Any = recorded.profiler
+    events = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
     held = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         held += event.nbytes()

@@ -153,6 +153,7 @@ class TestMemory:
     def test_rows_grow_with_memory_in_powers_of_two(self) -> None:
         assert rows_per_pass(10**6, 0.04, "cpu") == 8
         assert rows_per_pass(10**6, 100, "cpu") == 64
+        assert rows_per_pass(10**7, 100, "cpu") == 8  # beyond the caches more rows are no faster
         assert rows_per_pass(10**6, 100, "cuda") == 512
         assert rows_per_pass(10**12, 1, "cpu") == 1
 

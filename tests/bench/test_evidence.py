@@ -64,7 +64,7 @@ def test_bands_by_share_of_the_largest_change_and_by_rank():
 
 
 def test_a_model_that_reads_the_truth_band_falls_when_and_only_when_that_band_is_healed():
-    found = evidence(reader(2), Spots(), 20, 20)
+    found = evidence([reader(2)], Spots(), 20, 20)[0]
     (row,) = found.rows
     high, low = pytest.approx(1.0, abs=1e-3), pytest.approx(0.0, abs=1e-3)
     assert found.accuracy == Accuracy(20, 20)
@@ -80,21 +80,26 @@ def test_a_model_that_reads_the_truth_band_falls_when_and_only_when_that_band_is
 
 
 def test_a_model_that_reads_nothing_of_the_spot_is_not_moved_by_healing():
-    (row,) = evidence(reader(0), Spots(), 8, 8).rows
+    (row,) = evidence([reader(0)], Spots(), 8, 8)[0].rows
     assert len(set(row.probability.values())) == 1
     assert (row.correct, row.halved) == (0, 0)
 
 
 def test_causal_rows_use_their_own_number_of_samples():
-    found = evidence(reader(2), Spots(), 12, 4)
+    found = evidence([reader(2)], Spots(), 12, 4)[0]
     assert found.accuracy.n == 12
     assert found.rows[0].samples == 2
+
+
+def test_models_measured_together_are_measured_as_alone():
+    together = evidence([reader(2), reader(3)], Spots(), 70, 10)
+    assert together == [evidence([model], Spots(), 70, 10)[0] for model in (reader(2), reader(3))]
 
 
 @pytest.mark.parametrize(("count", "causal"), [(4, 5), (0, 0), (4, -1)])
 def test_impossible_numbers_of_samples_are_refused(count, causal):
     with pytest.raises(BadInputError, match="at least one sample"):
-        evidence(reader(2), Spots(), count, causal)
+        evidence([reader(2)], Spots(), count, causal)
 
 
 def test_the_card_shows_the_figures_of_its_records():
