@@ -40,7 +40,8 @@ class Accuracy:
 def band_share(sample: Sample, share: float) -> NDArray[np.bool_]:
     """Bands [C] with at least ``share`` of the sample's largest band truth (charter 9)."""
     assert sample.bands is not None
-    return sample.bands >= share * sample.bands.max()
+    shared: NDArray[np.bool_] = sample.bands >= share * sample.bands.max()
+    return shared
 
 
 def top_bands(sample: Sample, share: float) -> NDArray[np.bool_]:
@@ -175,7 +176,7 @@ def _rows(
     right = probabilities[:, 0].argmax(1) == truth
     halved = own[:, 1] < 0.5 * own[:, 0]
     rows = []
-    for k in truth.unique().tolist():
+    for k in truth.unique().tolist():  # type: ignore[no-untyped-call]
         of_class = truth == k
         means = own[of_class].mean(0).tolist()
         rows.append(

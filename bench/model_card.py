@@ -66,6 +66,16 @@ below one half of what it was when the evidence is healed.
 
 """
 
+_MAKING = """\
+## How they were made
+
+A second phase begins with the stored weights of the first. Its *counterfactual* scenes teach the truth bands: of the
+scenes of a lesion class, a third stay as they are, a third are healed in their truth bands and count as healthy, and a
+third are healed in all other bands and keep their class. Glyph models meet other people's digits in validation and
+test scenes than in those that they learned from.
+
+"""
+
 
 def measure(id: str, folder: Path, samples: int = SAMPLES, causal: int = CAUSAL_SAMPLES) -> list[dict[str, Any]]:
     """The records of one model's checkpoints, a seed each: file, training, and evidence on fresh scenes."""
@@ -147,7 +157,7 @@ def card(records: Mapping[str, Any]) -> str:
     ]
     for id in dict.fromkeys(model["model"] for model in models):
         lines += [f"### {id}", "", *_causal_table([model for model in models if model["model"] == id]), ""]
-    return "\n".join([*lines, "## How they were made", "", *_training(models), ""])
+    return "\n".join([*lines, *_MAKING.splitlines(), *_training(models), ""])
 
 
 def _accuracy_cells(model: Mapping[str, Any]) -> list[str]:
@@ -184,7 +194,7 @@ def _training(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         test = Accuracy(**training["accuracy"]["test"])
         phases = "; then ".join(
             f"{phase['schedule']['epochs']} epochs on {phase['fit_samples']} {phase['scenes']} scenes "
-            f"(best: {phase['best_epoch']})"
+            f"({phase['schedule']['augmentation']} augmentation; best epoch {phase['best_epoch']})"
             for phase in training["phases"]
         )
         yield (

@@ -52,9 +52,10 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Path:
         model, blank = blank_model(config.model, dataset, config.fit, config.seed)
         model.module.to(config.device)
         phases = [train_phase(model, dataset, config, index, progress) for index in range(len(config.phases))]
+        counts: dict[Split, int | None] = {"validation": config.validation, "test": config.test}
         accuracy = {
             split: _accuracy(model, labelled_inputs(plain_samples(dataset, split, count), model))
-            for split, count in (("validation", config.validation), ("test", config.test))
+            for split, count in counts.items()
         }
     return write_trained(config, model, blank, {**provenance, "phases": phases, "accuracy": accuracy})
 
