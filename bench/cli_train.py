@@ -29,7 +29,7 @@ def train(
     warmup: Annotated[float | None, typer.Option(min=0, max=1, help="Share of all steps.")] = None,
     label_smoothing: Annotated[float | None, typer.Option(min=0, max=1)] = None,
     clip: Annotated[float | None, typer.Option(min=0, help="Largest norm of the gradient.")] = None,
-    augmentation: Annotated[str | None, typer.Option(help="none, mirror, dihedral or shift.")] = None,
+    augmentation: Annotated[str | None, typer.Option(help="none, mirror, dihedral, shift or affine.")] = None,
     patience: Annotated[int | None, typer.Option(min=1, help="Epochs without gain before stopping.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of torch.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
