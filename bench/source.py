@@ -54,9 +54,14 @@ def _modules(module: str) -> dict[str, Path]:
                 f"module {name!r} has no source file; put the plug-in into a file, so that it has a key."
             )
         found[name] = path
-        imported = _imports(_tree(path), name, is_package=path.name == "__init__.py")
-        pending += [i for i in imported if i.partition(".")[0] in roots and i not in IGNORED and i not in found]
+        own = [i for i in _imported(name, path) if i.partition(".")[0] in roots]
+        pending += [i for i in own if i not in IGNORED and i not in found]
     return found
+
+
+@cache
+def _imported(module: str, path: Path) -> tuple[str, ...]:
+    return tuple(_imports(_tree(path), module, is_package=path.name == "__init__.py"))
 
 
 def _imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:

@@ -119,7 +119,14 @@ def test_after_kill_9_nothing_finished_is_computed_again_and_results_are_bit_equ
 def test_ctrl_c_leaves_what_is_finished_usable(
     tmp_path: Path, command: list[str], uninterrupted: Callable[[Path], RunResult]
 ) -> None:
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell that runs the tests in the background makes its children ignore Ctrl-C.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     wait_for(tmp_path / "store", process, 5)
     process.send_signal(signal.SIGINT)
     told, errors = process.communicate(timeout=120)
