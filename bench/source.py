@@ -98,21 +98,22 @@ def _file_of(module: str) -> Path | None:
 
 @cache
 def _tree(path: Path) -> ast.Module:
+    """The syntax tree of a file without its docstrings."""
     try:
-        return ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError) as error:
         raise BadInputError(f"{path} does not parse: {error}.") from None
-
-
-@cache
-def _syntax(path: Path) -> str:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
             node
         ):
             node.body = node.body[1:]
-    return ast.dump(tree)
+    return tree
+
+
+@cache
+def _syntax(path: Path) -> str:
+    return ast.dump(_tree(path))
 
 
 def _stable_name(name: str, path: Path) -> str:
