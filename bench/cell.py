@@ -20,6 +20,7 @@ from .contract import (
     Explanation,
     Fitted,
     Model,
+    Monitor,
     Spec,
     UnsupportedError,
     VitxaiError,
@@ -154,8 +155,9 @@ class CellWork:
     def _fit(self, task: Fit) -> Artefact:
         assert task.explainer is not None
         explainer = explainer_registry.create(task.explainer)
+        monitor = Monitor(resume=self.store.scratch("fit", task.key))
         with self.guard([self.frozen], (), may_draw=True):
-            fitted = explainer.fit(self.frozen.model, self.context())
+            fitted = explainer.fit(self.frozen.model, replace(self.context(), monitor=monitor))
         if fitted is None:
             return Artefact(record={"facts": {}})
         for name, tensor in fitted.tensors.items():
@@ -259,7 +261,14 @@ class CellWork:
 
     def context(self, fitted: Fitted | None = None) -> EngineContext:
         """What plug-ins of this cell get."""
-        return EngineContext(self.cell.seed, fitted, self.facts.max_rows, self.shared, self.samples.fit_data)
+        return EngineContext(
+            self.cell.seed,
+            fitted,
+            self.facts.max_rows,
+            self.shared,
+            self.samples.fit_data,
+            data_hash=self.facts.dataset_hash,
+        )
 
     def fitted(self, key: str | None) -> Fitted | None:
         """What the fit of a key learned; None without a key."""

@@ -10,7 +10,7 @@ import typer
 from .cli_options import PluginOption, absolute, console
 
 if TYPE_CHECKING:
-    from .optimise import EpochRecord
+    from ..models.optimise import EpochRecord
 
 
 def train(

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from .contract import BadInputError, Batch, Explainer, Explanation, Fitted, Model, UnsupportedError
+from .contract import BadInputError, Batch, Explainer, Explanation, Fitted, Model, Monitor, UnsupportedError
 
 T = TypeVar("T")
 
@@ -39,6 +39,8 @@ class EngineContext:
         shared: tapes and probes, shared by all plug-ins that get the same object.
         fit_data: source of ``data``; None where there is nothing to learn from.
         method: the explainer of the scored maps, fitted with ``fitted``; None where it cannot be asked again.
+        data_hash: content hash of the data set behind ``fit_data``.
+        monitor: what a ``fit`` tells of its progress, and where it keeps its state.
     """
 
     seed: int = 0
@@ -47,6 +49,8 @@ class EngineContext:
     shared: Shared = field(default_factory=lambda: Shared())
     fit_data: FitData | None = None
     method: Explainer | None = None
+    data_hash: str = ""
+    monitor: Monitor = field(default_factory=Monitor)
 
     def generator(self, sample_id: str, component: str) -> torch.Generator:
         """A CPU generator keyed by SHA-256 of (seed, sample, component)."""

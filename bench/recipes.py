@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..models.builtin import BUILTIN_MODELS
+from ..models.optimise import Schedule
 from ..models.shipped import checkpoint_name
 from .contract import BadInputError, Spec
-from .optimise import Schedule
 
 Scenes = Literal["plain", "counterfactual"]
 

@@ -81,6 +81,10 @@ class Store:
                 path.unlink(missing_ok=True)
         return None
 
+    def scratch(self, kind: ArtefactKind, key: str) -> Path:
+        """A file beside the artefact's own for the state of work that may be stopped."""
+        return self._paths(kind, key)[0].with_suffix(".state")
+
     def peek(self, kind: ArtefactKind, key: str) -> Artefact | None:
         """As :meth:`read`, but of a file with tensors only the header is read and its length checked."""
         record, tensors = self._paths(kind, key)

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from ..models.checkpoint import Checkpoint, round_to_storage, write_checkpoint
+from ..models.optimise import EpochRecord, LabelledInputs, Progress, Schedule, best_epoch, optimise, predict
 from .contract import Dataset, Model, Sample, Split, datasets
 from .counterfactual import counterfactual_samples
-from .optimise import EpochRecord, LabelledInputs, Progress, Schedule, best_epoch, optimise, predict
 from .recipes import RECIPES, Phase, Scenes, TrainConfig, command, recipe
 from .source import source_digest
 from .trainable import blank_model, labelled_inputs, plain_samples
@@ -25,7 +25,7 @@ __all__ = ["RECIPES", "EpochRecord", "Phase", "Schedule", "TrainConfig", "comman
 
 log = logging.getLogger(__name__)
 
-_CODE = ("vitxai.bench.initialise", "vitxai.bench.optimise", "vitxai.models.spectral")
+_CODE = ("vitxai.bench.initialise", "vitxai.models.optimise", "vitxai.models.spectral")
 _PHASE_STRIDE = 2**32
 _SAMPLES: Mapping[Scenes, Callable[[Dataset, Split, int | None], Iterator[Sample]]] = {
     "plain": plain_samples,

@@ -14,10 +14,10 @@ from ..models.builtin import BUILTIN_MODELS
 from ..models.checkpoint import Checkpoint
 from ..models.handle import wrap
 from ..models.load import load_model
+from ..models.optimise import LabelledInputs
 from ..models.preprocess import collate
 from .contract import BadInputError, Dataset, Model, Sample, Spec, Split
 from .initialise import initialise
-from .optimise import LabelledInputs
 
 _STATISTICS_SAMPLES = 256
 _CHUNK = 64

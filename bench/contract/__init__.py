@@ -5,7 +5,20 @@ from .errors import BadInputError, UnknownNameError, UnsupportedError, VitxaiErr
 from .explanation import Explanation, Layout, Reduction
 from .geometry import Pooling, TokenGeometry
 from .model import Model
-from .plugins import Column, Context, Cost, Dataset, DatasetInfo, Explainer, Fitted, Metric, Paper, Scores, Values
+from .plugins import (
+    Column,
+    Context,
+    Cost,
+    Dataset,
+    DatasetInfo,
+    Explainer,
+    Fitted,
+    Metric,
+    Monitor,
+    Paper,
+    Scores,
+    Values,
+)
 from .registry import Broken, Registry, dataset, datasets, explainer, explainers, metric, metrics, needs_of
 from .spec import Spec
 
@@ -24,6 +37,7 @@ __all__ = [
     "Layout",
     "Metric",
     "Model",
+    "Monitor",
     "Paper",
     "Pooling",
     "Reduction",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 from .batch import Batch, Sample, Split
@@ -62,6 +63,19 @@ class Fitted:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Monitor:
+    """Where a ``fit`` tells how far it is.
+
+    Attributes:
+        progress: called with an :class:`~vitxai.models.optimise.EpochRecord` after each epoch.
+        resume: a file for the state after each epoch, so that a fit that was stopped goes on; None to keep none.
+    """
+
+    progress: Callable[[Any], None] | None = None
+    resume: Path | None = None
+
+
 class Context(Protocol):
     """What a plug-in may ask of the engine; the answers do not depend on batch size, order or worker."""
 
@@ -72,6 +86,14 @@ class Context(Protocol):
     @property
     def fitted(self) -> Fitted | None:
         """What this explainer's ``fit`` returned; None for methods without one."""
+
+    @property
+    def data_hash(self) -> str:
+        """Content hash of the data set that :meth:`data` reads; empty where there is none."""
+
+    @property
+    def monitor(self) -> Monitor:
+        """For ``fit``: progress and state."""
 
     @property
     def max_rows(self) -> int:

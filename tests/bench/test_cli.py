@@ -459,8 +459,8 @@ class TestTrain:
     """`train`."""
 
     def test_options_reach_the_recipe(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from vitxai.bench.optimise import EpochRecord
         from vitxai.bench.recipes import TrainConfig
+        from vitxai.models.optimise import EpochRecord
 
         seen: list[TrainConfig] = []
 

@@ -62,7 +62,7 @@ def test_a_run_writes_a_checkpoint_that_describes_itself(tmp_path):
     assert training["command"] == "bench train glyphs --seed 3 --fit 40 --validation 20 --test 10 --epochs 2"
     assert [phase["scenes"] for phase in training["phases"]] == ["plain", "plain"]
     assert training["data_hash"] == datasets.create("glyphs").content_hash()
-    assert len(training["code_hashes"]["vitxai.bench.optimise"]) == 64
+    assert len(training["code_hashes"]["vitxai.models.optimise"]) == 64
     lines = [line for phase in training["phases"] for line in phase["log"]]
     assert [line["epoch"] for line in lines] == [record.epoch for record in seen] == [0, 1, 0]
     assert training["accuracy"]["test"]["n"] == 10

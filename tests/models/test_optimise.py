@@ -5,10 +5,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from vitxai.bench.augmentation import AFFINE_RANGES, AUGMENTATIONS, MAX_SHIFT, affine, dihedral, mirror, shift
 from vitxai.bench.contract import BadInputError, UnknownNameError
 from vitxai.bench.initialise import initialise, sine_positions
-from vitxai.bench.optimise import EpochRecord, LabelledInputs, Schedule, best_epoch, class_weights, optimise, predict
+from vitxai.models.augmentation import AFFINE_RANGES, AUGMENTATIONS, MAX_SHIFT, affine, dihedral, mirror, shift
+from vitxai.models.optimise import EpochRecord, LabelledInputs, Schedule, best_epoch, class_weights, optimise, predict
 from vitxai.models.spectral import SpectralViT
 
 
