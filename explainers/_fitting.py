@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,11 @@ HEADER_KEY = "vitxai-fit"
 ARTEFACT = "artefact"
 """Name of the parameter that names an artefact file; no part of what the artefact must match."""
 
+FEATURE_ROWS = 64
+"""Samples whose features are computed together."""
+
 Features = Callable[[Tensor], Tensor]
+M = TypeVar("M", bound=nn.Module)
 
 
 def fit_module(
@@ -68,8 +72,8 @@ def fit_module(
         torch.manual_seed(ctx.seed)
         records = optimise(
             module.to(model.device),
-            _labelled(fit, features, ctx.max_rows),
-            _labelled(held_out, features, ctx.max_rows),
+            _labelled(fit, features, min(ctx.max_rows, FEATURE_ROWS)),
+            _labelled(held_out, features, min(ctx.max_rows, FEATURE_ROWS)),
             schedule,
             seed=ctx.seed,
             classes=classes,
@@ -100,12 +104,12 @@ def class_count(model: Model, batch: Batch) -> int:
 
 
 def learned(module: nn.Module) -> dict[str, Tensor]:
-    """Trainable parameters and buffers of their own, detached on the CPU, by name."""
+    """Trainable parameters, detached on the CPU, by name; no buffers."""
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     return {name: parameter.detach().cpu().clone() for name, parameter in trained.items()}
 
 
-def restore(module: nn.Module, fitted: Fitted | None, name: str) -> nn.Module:
+def restore(module: M, fitted: Fitted | None, name: str) -> M:
     """Puts what was learned into a module, and gives it in eval mode with frozen parameters.
 
     Raises:
