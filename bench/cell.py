@@ -56,10 +56,12 @@ def load_cell(cell: Cell) -> tuple[CellWork, CellFacts]:
     info = dataset.info()
     if model.channels != info.channels:
         raise BadInputError(f"{cell.model} eats {model.channels} channels; {cell.dataset} has {info.channels}.")
+    samples = CellSamples(cell, dataset, model)
+    ids, left_out = samples.readable("test", cell.n)
     per_row = row_bytes(model)
     machine = fingerprint(device)
     facts = CellFacts(
-        ids=tuple(dataset.ids("test", cell.n)),
+        ids=ids,
         info=info,
         dataset_hash=dataset.content_hash(),
         weights_hash=model.weights_hash,
@@ -77,8 +79,9 @@ def load_cell(cell: Cell) -> tuple[CellWork, CellFacts]:
         row_bytes=per_row,
         machine=machine.as_json(),
         machine_key=machine.key,
+        left_out=left_out,
     )
-    return CellWork(cell, facts, model, dataset), facts
+    return CellWork(cell, facts, model, samples), facts
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +96,8 @@ class WatchedModel:
 class CellWork:
     """Runs tasks of a cell one after another. Not for sharing between threads."""
 
-    def __init__(self, cell: Cell, facts: CellFacts, model: Model, dataset: Any) -> None:
-        self.cell, self.facts = cell, facts
-        self.samples = CellSamples(cell, dataset, model)
+    def __init__(self, cell: Cell, facts: CellFacts, model: Model, samples: CellSamples) -> None:
+        self.cell, self.facts, self.samples = cell, facts, samples
         self.store = Store(cell.store)
         self.keys = CellKeys(setting_of(cell, facts))
         self.shared = Shared(max_bytes=int(0.25 * cell.memory_gb * 1e9), archive=self._archived_probe)

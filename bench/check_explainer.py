@@ -103,7 +103,7 @@ def _finite_and_shaped(trial: Trial) -> None:
         raise BrokenRuleError(
             f"{len(explanation)} maps for {len(subject.batch)} samples", "Return one map a sample, in order."
         )
-    if explanation.geometry != trial.model.geometry:
+    if explanation.geometry != subject.model.geometry:
         raise BrokenRuleError("the explanation's geometry is not the model's", "Pass model.geometry.")
     if not native.is_floating_point():
         raise BrokenRuleError(f"the map has dtype {native.dtype}", "Return floating-point values.")

@@ -8,7 +8,20 @@ from typing import Annotated
 
 import typer
 
-from . import cli_authoring, cli_compare, cli_data, cli_explain, cli_gate, cli_list, cli_machine, cli_run, cli_train
+from . import (
+    cli_authoring,
+    cli_claims,
+    cli_compare,
+    cli_data,
+    cli_explain,
+    cli_fit,
+    cli_gate,
+    cli_list,
+    cli_machine,
+    cli_prototypes,
+    cli_run,
+    cli_train,
+)
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -30,11 +43,14 @@ app.command("list")(cli_list.list_)
 app.command("data")(cli_data.data)
 app.command("report")(cli_run.report)
 app.command("train")(cli_train.train)
+app.command("prototypes")(cli_prototypes.prototypes)
+app.command("fit")(cli_fit.fit)
 app.command("explain")(cli_explain.explain)
 app.command("new")(cli_authoring.new)
 app.command("check")(cli_authoring.check)
 app.command("gate")(cli_gate.gate)
 app.command("compare")(cli_compare.compare)
+app.command("claims")(cli_claims.claims)
 app.command("doctor")(cli_machine.doctor)
 app.command("cache")(cli_machine.cache)
 

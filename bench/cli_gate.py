@@ -48,13 +48,15 @@ def gate(
     from .cli_run import run_with_progress
     from .gate import compare
     from .gate import update_baseline as replace_baseline
+    from .suite import load_suite
 
     if not update_baseline:
         _require(baseline)
     with tempfile.TemporaryDirectory(prefix="vitxai-gate-") as scratch:
         fresh = out or Path(scratch) / "fresh"
         # Without --store nothing is reused: old artefacts would prove nothing about this machine.
-        result = run_with_progress(suite, fresh, store or Path(scratch) / "store", workers, plugin, retry_failed=True)
+        chosen = load_suite(suite)
+        result = run_with_progress(chosen, fresh, store or Path(scratch) / "store", workers, plugin, retry_failed=True)
         if result.interrupted:
             raise typer.Exit(130)
         if update_baseline:

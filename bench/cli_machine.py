@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import PluginOption, StoreOption, absolute, console, store_at
+from .cli_options import (
+    OnDataOption,
+    OnModelOption,
+    PluginOption,
+    StoreOption,
+    absolute,
+    chosen_suite,
+    console,
+    store_at,
+)
 
 MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "fail": "[red]fail[/]"}
 
@@ -24,26 +33,35 @@ def doctor(
     suite: Annotated[
         str | None, typer.Option("--suite", "-s", metavar="NAME|FILE", help="Also load all that this suite names.")
     ] = None,
+    dataset: OnDataOption = None,
+    model: OnModelOption = None,
     store: StoreOption = None,
     plugin: PluginOption = None,
 ) -> None:
     """Look at this installation and machine.
 
-    Versions, devices, memory, store, plug-ins, built-in models; with --suite also all that it names.
+    Versions, devices, memory, store, plug-ins, built-in models; with --suite also its plug-ins, data sets and models:
+    what is there, and of what is missing the size and how to get it.
 
     Exit codes: 0 all well, 1 something fails.
 
     \b
-    Example:
+    Examples:
       bench doctor --suite default
+      bench doctor --suite focusvit-table2 --dataset flowers102,path=DIR --model timm,id=vit_base_patch16_224
     """
     from rich.markup import escape
 
+    from .contract import BadInputError
     from .doctor import examine
 
+    if suite is None and (dataset or model):
+        raise BadInputError("--dataset and --model take the place of a suite's boards; name the --suite.")
+    asked = None if suite is None else chosen_suite(suite, dataset, model)
     out, failed = console(), 0
-    for symptom in examine(store_at(store), suite, absolute(plugin)):
-        out.print(f"{MARKS[symptom.state]:>6}  [bold]{escape(symptom.what)}[/]  {escape(symptom.text)}")
+    for symptom in examine(store_at(store), asked, absolute(plugin)):
+        line = f"{MARKS[symptom.state]:>6}  [bold]{escape(symptom.what)}[/]  {escape(symptom.text)}"
+        out.print(line, soft_wrap=True)
         failed += symptom.state == "fail"
     if failed:
         raise typer.Exit(1)

@@ -11,6 +11,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from .suite import Suite
+
 SuiteOption = Annotated[str, typer.Option("--suite", "-s", metavar="NAME|FILE", help="A suite's name, or a TOML file.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the results.")]
 StoreOption = Annotated[
@@ -27,6 +29,26 @@ PluginOption = Annotated[
     list[Path] | None,
     typer.Option("--plugin", "-p", metavar="FILE", help="A Python file with plug-ins; may be given several times."),
 ]
+OnDataOption = Annotated[
+    list[str] | None,
+    typer.Option("--dataset", "-d", metavar="SPEC", help="In place of the suite's boards: one board a data set."),
+]
+OnModelOption = Annotated[
+    list[str] | None,
+    typer.Option("--model", "-m", metavar="SPEC", help="With --dataset: the models of each board."),
+]
+SamplesOption = Annotated[
+    int | None, typer.Option("--samples", "-n", min=1, help="Test samples of each board [default: the suite's].")
+]
+
+
+def chosen_suite(
+    name: str, datasets: Sequence[str] | None = None, models: Sequence[str] | None = None, samples: int | None = None
+) -> Suite:
+    """The suite of the options."""
+    from .suite import load_suite
+
+    return load_suite(name).on(datasets or (), models or (), samples)
 
 
 def console() -> Console:

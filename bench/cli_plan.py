@@ -11,12 +11,12 @@ from rich.table import Table
 
 from .cli_options import console
 from .plan import CellForecast, Plan, plan_suite
-from .suite import load_suite
+from .suite import Suite
 
 
-def show_plan(suite: str, store: Path, workers: int | None, plugins: Sequence[Path], device: str) -> None:
+def show_plan(suite: Suite, store: Path, workers: int | None, plugins: Sequence[Path], device: str) -> None:
     """Prints every plug-in of every cell, and the totals."""
-    plan = plan_suite(load_suite(suite), store, workers=workers, plugins=plugins, device=device)
+    plan = plan_suite(suite, store, workers=workers, plugins=plugins, device=device)
     out = console()
     for cell in plan.cells:
         out.print(_table(cell) if not cell.failure else f"[red]{escape(f'{cell.cell}: {cell.failure}')}[/]")

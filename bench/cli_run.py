@@ -9,10 +9,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .cli_options import OutOption, PluginOption, StoreOption, SuiteOption, WorkersOption, absolute, console, store_at
+from .cli_options import (
+    OnDataOption,
+    OnModelOption,
+    OutOption,
+    PluginOption,
+    SamplesOption,
+    StoreOption,
+    SuiteOption,
+    WorkersOption,
+    absolute,
+    chosen_suite,
+    console,
+    store_at,
+)
 
 if TYPE_CHECKING:
     from .run import RunResult
+    from .suite import Suite
 
 EXIT_FAILED_JOBS = 4
 EXIT_INTERRUPTED = 130
@@ -23,6 +37,9 @@ DeviceOption = Annotated[str, typer.Option("--device", metavar="cpu|cuda[:N]|aut
 
 def all_(
     suite: SuiteOption = "default",
+    dataset: OnDataOption = None,
+    model: OnModelOption = None,
+    samples: SamplesOption = None,
     out: OutOption = RESULTS,
     store: StoreOption = None,
     workers: WorkersOption = None,
@@ -41,7 +58,8 @@ def all_(
       bench all
       bench all --plugin my_method.py
     """
-    result = run_with_progress(suite, out, store, workers, plugin, retry_failed, device)
+    asked = chosen_suite(suite, dataset, model, samples)
+    result = run_with_progress(asked, out, store, workers, plugin, retry_failed, device)
     if not result.interrupted:
         _report(out)
     _leave(result)
@@ -49,6 +67,9 @@ def all_(
 
 def run(
     suite: SuiteOption = "default",
+    dataset: OnDataOption = None,
+    model: OnModelOption = None,
+    samples: SamplesOption = None,
     out: OutOption = RESULTS,
     store: StoreOption = None,
     workers: WorkersOption = None,
@@ -63,14 +84,19 @@ def run(
     Exit codes: 0 ok, 2 wrong usage, 4 jobs failed.
 
     \b
-    Example:
+    Examples:
       bench run --suite smoke --out /tmp/smoke
+      bench run --suite focus-table1 --dataset jasper_ridge,path=DIR --model file,path=FILE --out /tmp/jasper
     """
-    _leave(run_with_progress(suite, out, store, workers, plugin, retry_failed, device))
+    asked = chosen_suite(suite, dataset, model, samples)
+    _leave(run_with_progress(asked, out, store, workers, plugin, retry_failed, device))
 
 
 def plan(
     suite: SuiteOption = "default",
+    dataset: OnDataOption = None,
+    model: OnModelOption = None,
+    samples: SamplesOption = None,
     store: StoreOption = None,
     workers: WorkersOption = None,
     plugin: PluginOption = None,
@@ -86,7 +112,7 @@ def plan(
     """
     from .cli_plan import show_plan
 
-    show_plan(suite, store_at(store), workers, absolute(plugin), device)
+    show_plan(chosen_suite(suite, dataset, model, samples), store_at(store), workers, absolute(plugin), device)
 
 
 def report(out: OutOption = RESULTS) -> None:
@@ -102,7 +128,7 @@ def report(out: OutOption = RESULTS) -> None:
 
 
 def run_with_progress(
-    suite: str,
+    suite: Suite,
     out: Path,
     store: Path | None,
     workers: int | None,
@@ -113,12 +139,11 @@ def run_with_progress(
     """Runs a suite under a live display and tells what was computed, reused and lost."""
     from .cli_progress import RunDisplay
     from .run import run_suite
-    from .suite import load_suite
 
     terminal = console()
     with RunDisplay(terminal) as display:
         result = run_suite(
-            load_suite(suite),
+            suite,
             out,
             store_at(store),
             workers=workers,

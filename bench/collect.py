@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from .cell_plan import CellPlan
@@ -18,7 +20,6 @@ from .store import Artefact, Store
 from .suite import Board, Suite, broken
 from .tasks import Cell, Clean, Cost, Score
 
-Rows = dict[str, list]
 SCORE_TYPES = {
     "board": "str",
     "dataset": "str",
@@ -48,6 +49,7 @@ COST_TYPES = {
     "machine": "str",
 }
 UNKNOWN = -1
+Names = Mapping[Spec, str]
 
 
 @dataclass(frozen=True)
@@ -64,31 +66,77 @@ class _Truth:
         return cls(*([UNKNOWN] * count,) * 3)
 
 
+class _Rows:
+    """The rows of a long table, gathered in blocks: what a block has in common is kept once.
+
+    Args:
+        types: of the table's columns, in order.
+    """
+
+    def __init__(self, types: Mapping[str, str]) -> None:
+        self._types = types
+        self._common: list[Mapping[str, Any]] = []
+        self._lengths: list[int] = []
+        self._vectors: dict[str, list[Any]] = {}
+
+    def add(self, common: Mapping[str, Any], vectors: Mapping[str, Sequence[Any]]) -> None:
+        """A block: values of all its rows, and one value a row of the same columns in every block."""
+        self._common.append(common)
+        self._lengths.append(len(next(iter(vectors.values()))))
+        for name, values in vectors.items():
+            self._vectors.setdefault(name, []).extend(values)
+
+    def frame(self) -> pd.DataFrame:
+        """All rows."""
+        return pd.DataFrame({name: self._column(name, dtype) for name, dtype in self._types.items()})
+
+    def _column(self, name: str, dtype: str) -> pd.Series:
+        if name in self._vectors:
+            return _repeated(self._vectors[name], None, dtype)
+        return _repeated([common[name] for common in self._common], self._lengths, dtype)
+
+
+def _repeated(values: Sequence[Any], lengths: Sequence[int] | None, dtype: str) -> pd.Series:
+    """A column in which each value stands as often as its length says, or once; equal texts are converted once."""
+    if dtype != "str":
+        return pd.Series(values if lengths is None else np.repeat(np.array(values), lengths), dtype=dtype)
+    codes, texts = pd.factorize(np.array(values, dtype=object))
+    return pd.Series(pd.array(texts, dtype="str").take(codes if lengths is None else np.repeat(codes, lengths)))
+
+
 def scores_frame(suite: Suite, results: Sequence[CellResult], store: Store) -> pd.DataFrame:
     """The rows of scores.parquet, in the order of the suite; tasks that a stopped run did not reach have none."""
     boards = {board.name: board for board in suite.boards}
-    rows: Rows = {name: [] for name in SCORE_TYPES}
+    names = metric_names(suite)
+    rows = _Rows(SCORE_TYPES)
     for result in results:
         board = boards[result.cell.board]
         if result.plan is not None:
-            _add_cell(rows, suite, board, result, result.plan, store)
+            _add_cell(rows, names, suite, board, result, result.plan, store)
         elif result.failure is not None:
-            _add_failed_cell(rows, suite, board, result.cell, result.failure)
-    return pd.DataFrame({name: pd.Series(rows[name], dtype=dtype) for name, dtype in SCORE_TYPES.items()})
+            _add_failed_cell(rows, names, suite, board, result.cell, result.failure)
+    return rows.frame()
 
 
 def costs_frame(results: Sequence[CellResult]) -> pd.DataFrame:
     """The rows of costs.parquet; explainer "" is the plain forward, as measured beside each explainer (its median)."""
-    rows: Rows = {name: [] for name in COST_TYPES}
+    rows = _Rows(COST_TYPES)
     for result in results:
         measured = _measured(result)
         if result.plan and measured:
             plain = _plain_costs([costs for _, costs, _ in measured], result.plan.facts.parameters)
             measured.insert(0, ("", plain, measured[0][2]))
         for explainer, costs, machine in measured:
-            scalars = {**_where(result.cell), "explainer": explainer, "machine": machine}
-            _extend(rows, scalars, column=list(costs), value=list(costs.values()))
-    return pd.DataFrame({name: pd.Series(rows[name], dtype=dtype) for name, dtype in COST_TYPES.items()})
+            common = {**_where(result.cell), "explainer": explainer, "machine": machine}
+            rows.add(common, {"column": list(costs), "value": list(costs.values())})
+    return rows.frame()
+
+
+def metric_names(suite: Suite) -> dict[Spec, str]:
+    """What the tables call each metric: its name, or its whole spec where the suite has several of that name."""
+    specs = dict.fromkeys(spec for board in suite.boards for spec in suite.metrics_of(board))
+    names = Counter(spec.name for spec in specs)
+    return {spec: spec.name if names[spec.name] == 1 else str(spec) for spec in specs}
 
 
 def declared(metric: Spec) -> type[Metric] | None:
@@ -102,7 +150,9 @@ def column_names(metric: Spec) -> tuple[str, ...]:
     return (metric.name,) if plugin is None else tuple(column.name for column in plugin.columns)
 
 
-def _add_cell(rows: Rows, suite: Suite, board: Board, result: CellResult, plan: CellPlan, store: Store) -> None:
+def _add_cell(
+    rows: _Rows, names: Names, suite: Suite, board: Board, result: CellResult, plan: CellPlan, store: Store
+) -> None:
     explainers = {spec: i for i, spec in enumerate(suite.explainers_of(board))}
     metrics = {spec: i for i, spec in enumerate(suite.metrics_of(board))}
     chunks = {ids: i for i, ids in enumerate(plan.chunks)}
@@ -115,48 +165,34 @@ def _add_cell(rows: Rows, suite: Suite, board: Board, result: CellResult, plan: 
     # Sorted, so that the order in which tasks were run leaves no trace.
     for task in sorted((task for task in plan.tasks if isinstance(task, Score)), key=place):
         if (header := result.status_of(task)) is not None:
-            _add_scores(rows, result.cell, task, header, truths[task.clean])
+            _add_scores(rows, names, result.cell, task, header, truths[task.clean])
 
 
-def _add_scores(rows: Rows, cell: Cell, task: Score, header: Artefact, truth: _Truth) -> None:
+def _add_scores(rows: _Rows, names: Names, cell: Cell, task: Score, header: Artefact, truth: _Truth) -> None:
     figures = header.record["columns"] if header.status == "ok" else {}
     count = len(task.ids)
+    block = {**_where(cell), **_who(task.explainer, task.own), "metric": names[task.metric]}
+    per_sample = {
+        "sample": task.ids, "target": truth.targets, "label": truth.labels, "prediction": truth.predictions,
+    }  # fmt: skip
     for column in column_names(task.metric):
         values, statuses, reasons = [math.nan] * count, [str(header.status)] * count, [header.reason] * count
         if column in figures:
             values = [math.nan if value is None else value for value in figures[column]["values"]]
             statuses = ["undefined" if math.isnan(value) else "ok" for value in values]
             reasons = figures[column]["reasons"]
-        _extend(
-            rows,
-            {**_where(cell), **_who(task.explainer, task.own), "metric": task.metric.name, "column": column},
-            sample=task.ids,
-            target=truth.targets,
-            label=truth.labels,
-            prediction=truth.predictions,
-            value=values,
-            status=statuses,
-            reason=reasons,
-        )
+        rows.add({**block, "column": column}, {**per_sample, "value": values, "status": statuses, "reason": reasons})
 
 
-def _add_failed_cell(rows: Rows, suite: Suite, board: Board, cell: Cell, failure: Artefact) -> None:
+def _add_failed_cell(rows: _Rows, names: Names, suite: Suite, board: Board, cell: Cell, failure: Artefact) -> None:
     """One row a column of a cell that could not be loaded: its samples are unknown."""
-    unknown = {"sample": "", "target": UNKNOWN, "label": UNKNOWN, "prediction": UNKNOWN}
-    known = {"value": math.nan, "status": failure.status, "reason": failure.reason}
+    unknown: dict[str, list[Any]] = {"sample": [""], "target": [UNKNOWN], "label": [UNKNOWN], "prediction": [UNKNOWN]}
+    known: dict[str, list[Any]] = {"value": [math.nan], "status": [str(failure.status)], "reason": [failure.reason]}
     for explainer in suite.explainers_of(board):
         for metric in suite.metrics_of(board):
-            names = column_names(metric)
-            scalars = {**_where(cell), **_who(explainer, False), **unknown, **known, "metric": metric.name}
-            _extend(rows, scalars, column=names)
-
-
-def _extend(rows: Rows, scalars: Mapping[str, Any], **vectors: Sequence[Any]) -> None:
-    count = len(next(iter(vectors.values())))
-    for name, value in scalars.items():
-        rows[name].extend([value] * count)
-    for name, values in vectors.items():
-        rows[name].extend(values)
+            block = {**_where(cell), **_who(explainer, False), "metric": names[metric]}
+            for column in column_names(metric):
+                rows.add({**block, "column": column}, {**unknown, **known})
 
 
 def _where(cell: Cell) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from .contract import Dataset, DatasetInfo, Spec, Split, datasets
+from .contract import BadInputError, Dataset, DatasetInfo, Spec, Split, datasets
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 TRUTHS = ("mask", "ignore", "distractors", "leaf", "bands", "healed")
@@ -94,19 +94,32 @@ def take_stock(spec: Spec, at_most: int | None = None) -> Inventory:
     """
     dataset = datasets.create(spec)
     info = dataset.info()
-    splits = {split: _count(dataset, info, split, at_most) for split in SPLITS}
+    unreadable: dict[str, str] = {}
+    splits = {split: _count(dataset, info, split, at_most, unreadable) for split in SPLITS}
+    if unreadable and not any(count.read for count in splits.values()):
+        raise BadInputError(f"no sample that was looked at can be read, the first: {next(iter(unreadable.values()))}")
     # Data sets that leave bad files out say which; the contract does not ask it of others.
     told: Callable[[], Mapping[str, str]] | None = getattr(dataset, "left_out", None)
-    return Inventory(info, splits, told() if told else {})
+    return Inventory(info, splits, {**(told() if told else {}), **unreadable})
 
 
-def _count(dataset: Dataset, info: DatasetInfo, split: Split, at_most: int | None) -> SplitCount:
+def _count(
+    dataset: Dataset, info: DatasetInfo, split: Split, at_most: int | None, unreadable: dict[str, str]
+) -> SplitCount:
     ids = list(dataset.ids(split))
     classes, shapes = Counter[str](), Counter[str]()
     there, covered = Counter[str](), dict.fromkeys(TRUTHS, 0.0)
     chosen = ids if at_most is None else ids[:at_most]
+    read = 0
     for id in chosen:
-        sample = dataset.sample(id)
+        try:
+            sample = dataset.sample(id)
+        except BadInputError as error:
+            if getattr(dataset, "strict", False):
+                raise
+            unreadable[id] = str(error)
+            continue
+        read += 1
         classes["unlabelled" if sample.label is None else info.classes[sample.label]] += 1
         shapes[" x ".join(map(str, sample.input.shape))] += 1
         for truth in TRUTHS:
@@ -115,9 +128,9 @@ def _count(dataset: Dataset, info: DatasetInfo, split: Split, at_most: int | Non
                 there[truth] += 1
                 covered[truth] += float(np.mean(value != 0))
     truths = {
-        truth: (there[truth], covered[truth] / len(chosen) if truth in TRUTHS[:4] else None)
+        truth: (there[truth], covered[truth] / read if truth in TRUTHS[:4] else None)
         for truth in TRUTHS
-        if truth in info.has and chosen
+        if truth in info.has and read
     }
     ordered = {name: classes[name] for name in (*info.classes, "unlabelled") if classes[name]}
-    return SplitCount(len(ids), len(chosen), ordered, shapes, truths)
+    return SplitCount(len(ids), read, ordered, shapes, truths)

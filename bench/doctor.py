@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -15,10 +15,13 @@ from typing import Literal
 from packaging.requirements import Requirement
 
 from .check import REGISTRIES
-from .contract import Spec, VitxaiError
+from .contract import Explainer, Spec, UnknownNameError, VitxaiError
 from .contract.registry import import_file
+from .data_facts import recipe_of
+from .suite import EVERYTHING, Board, Suite
 
 State = Literal["ok", "note", "fail"]
+PluginKind = Literal["explainer", "metric"]
 ROOM_GB = 2.0
 
 
@@ -31,8 +34,11 @@ class Symptom:
     text: str
 
 
-def examine(store: Path, suite: str | None = None, plugins: Sequence[Path] = ()) -> Iterator[Symptom]:
-    """Looks at versions, machine, store, plug-ins and built-in models; with ``suite``, loads all that it names."""
+def examine(store: Path, suite: Suite | None = None, plugins: Sequence[Path] = ()) -> Iterator[Symptom]:
+    """Looks at versions, machine, store, plug-ins and built-in models; with ``suite``, loads all that it names.
+
+    What a suite lacks is told with its size, where that is known, and with how to get it.
+    """
     yield from _versions()
     yield from _machine()
     yield _store(store)
@@ -133,35 +139,80 @@ def _builtin_models() -> Iterator[Symptom]:
                 yield Symptom(spec, "ok", f"weights {model.weights_hash[:12]}")
 
 
-def _suite(name: str) -> Iterator[Symptom]:
-    from .suite import load_suite
-
-    suite = load_suite(name).resolved()
+def _suite(suite: Suite) -> Iterator[Symptom]:
     yield Symptom(f"suite {suite.name}", "ok", f"{len(suite.boards)} boards, n={suite.n}, targets: {suite.target}")
-    for board in suite.boards:
-        yield _dataset(f"{board.name}: {board.dataset}", board.dataset, suite.n)
-        for spec in board.models:
-            yield _model(f"{board.name}: {spec}", spec)
+    lists: tuple[tuple[PluginKind, Callable[[Board], tuple[Spec, ...]]], ...] = (
+        ("explainer", suite.explainers_of),
+        ("metric", suite.metrics_of),
+    )
+    for kind, specs in lists:
+        named = dict.fromkeys(spec for board in suite.boards for spec in specs(board) if spec.name != EVERYTHING)
+        missing = [symptom for spec in named if (symptom := _missing_plugin(kind, spec))]
+        yield from missing
+        yield Symptom(f"{kind}s of the suite", "ok", f"{len(named) - len(missing)} of {len(named)} are there")
+    for spec in dict.fromkeys(board.dataset for board in suite.boards):
+        yield _dataset(spec, suite.n)
+    for spec in dict.fromkeys(spec for board in suite.boards for spec in board.models):
+        yield _model(spec, suite.name)
 
 
-def _dataset(what: str, spec: Spec, n: int) -> Symptom:
+def _missing_plugin(kind: PluginKind, spec: Spec) -> Symptom | None:
+    """Why a plug-in of the suite cannot run: no such name, a wrong parameter, a file of its own that is not there."""
+    try:
+        plugin = REGISTRIES[kind].create(spec)
+        if isinstance(plugin, Explainer):
+            plugin.content_hash()
+            for inner in plugin.wraps():
+                REGISTRIES[kind].create(inner)
+    except VitxaiError as error:
+        return Symptom(f"{kind} {spec}", "fail", str(error))
+    return None
+
+
+def _dataset(spec: Spec, n: int) -> Symptom:
+    what = f"data set {spec}"
     try:
         dataset = REGISTRIES["dataset"].create(spec)
         ids = dataset.ids("test", n)
         if not ids:
             return Symptom(what, "fail", "the test split is empty")
         shape = list(dataset.sample(ids[0]).input.shape)
-    except VitxaiError as error:
+    except UnknownNameError as error:
         return Symptom(what, "fail", str(error))
+    except VitxaiError as error:
+        return Symptom(what, "fail", f"{error} {_how_to_get(spec.name)}".rstrip())
     state: State = "ok" if len(ids) == n else "note"
     return Symptom(what, state, f"{len(ids)} test samples of the {n} asked for, {shape}")
 
 
-def _model(what: str, spec: Spec) -> Symptom:
+def _how_to_get(name: str) -> str:
+    recipe = recipe_of(name)
+    size = f" ({recipe['size']})" if recipe.get("size") else ""
+    return f"How to get it{size}: {recipe['get']} `bench data {name}` says more." if recipe.get("get") else ""
+
+
+def _model(spec: Spec, suite: str) -> Symptom:
     from ..models.load import load_model
 
+    what = f"model {spec}"
     try:
         model = load_model(spec)
     except (VitxaiError, OSError) as error:
-        return Symptom(what, "fail", str(error))
-    return Symptom(what, "ok", f"input {model.channels}x{model.input_size[0]}x{model.input_size[1]}")
+        hint = f"The head of suite {suite} may say how it is made." if spec.name == "file" else _weights_size(spec)
+        return Symptom(what, "fail", f"{error} {hint}".rstrip())
+    size = sum(parameter.numel() for parameter in model.module.parameters())
+    shape = f"{model.channels}x{model.input_size[0]}x{model.input_size[1]}"
+    return Symptom(what, "ok", f"input {shape}, {size / 1e6:.2f} M parameters, weights {model.weights_hash[:12]}")
+
+
+def _weights_size(spec: Spec) -> str:
+    """How large the weights of a timm model are, from its architecture; empty where that is unknown."""
+    import timm
+    import torch
+
+    id = str(spec.params.get("id", ""))
+    if spec.name != "timm" or not timm.is_model(id):
+        return ""
+    with torch.device("meta"):
+        module = timm.create_model(id)
+    return f"Their size: {4e-6 * sum(parameter.numel() for parameter in module.parameters()):.0f} MB in float32."

@@ -57,6 +57,8 @@ def _key(cell: Cell) -> str | None:
 
 def weights_file(model: Spec) -> Path | None:
     """The file that alone decides the model of a spec, where there is one."""
+    if "prototypes" in model.params:
+        return None
     seed = str(model.params.get("seed", 0))
     if model.name == "builtin" and "id" in model.params and seed.isdigit():
         return checkpoint_folder() / checkpoint_name(str(model.params["id"]), int(seed))

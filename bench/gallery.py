@@ -60,6 +60,7 @@ def _chosen(result: CellResult, scores: pd.DataFrame) -> list[str]:
     """Ids of the samples shown, best first; the first ones where nothing is scored against a mask."""
     here = scores[(scores["board"] == result.cell.board) & (scores["model"] == str(result.cell.model))]
     lead = here[(here["column"] == LEAD) & (here["status"] == "ok")]
+    lead = lead[lead["metric"] == lead["metric"].iloc[0]] if len(lead) else lead  # the first, where two metrics have it
     means = lead.groupby("sample", sort=False)["value"].mean().sort_values(ascending=False, kind="stable")
     if len(means) < SHOWN:
         assert result.plan is not None

@@ -27,14 +27,19 @@ MODEL_SOURCE = ("vitxai.models.load", "vitxai.models.preprocess", "vitxai.models
 Identity = Mapping[str, Any]
 
 
+class _Plain(dict[str, Any]):
+    """A mapping that :func:`_plain` made, and need not look through again: the same parts stand in many keys."""
+
+
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces, equal for equal values.
 
     Raises:
         BadInputError: a value has no JSON form that is the same everywhere (NaN, an arbitrary object).
     """
+    plain = _plain(value)
     try:
-        return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+        return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     except ValueError as error:
         raise BadInputError(f"{value!r} cannot be part of a key: {error}.") from None
 
@@ -51,9 +56,9 @@ def plugin_identity(registry: Registry, spec: Spec) -> Identity:
         UnknownNameError, BadInputError: see :meth:`Registry.create`.
     """
     plugin, identity = _known(registry, spec)
-    # Asked again each time: files may change while a process lives.
-    content = plugin.content_hash() if isinstance(plugin, Explainer) else ""
-    return {**identity, "content": content} if content else identity
+    # Asked again each time: files may change while a process lives. A data set's content is part of keys by itself.
+    content = "" if registry is dataset_registry else getattr(plugin, "content_hash", str)()
+    return _plain({**identity, "content": content}) if content else identity
 
 
 @cache
@@ -63,7 +68,7 @@ def _known(registry: Registry, spec: Spec) -> tuple[Any, Identity]:
     identity: dict[str, Any] = {"name": spec.name, "params": params, "source": source_digest(type(plugin).__module__)}
     if isinstance(plugin, Explainer) and plugin.wraps():
         identity["wraps"] = [plugin_identity(registry, Spec.parse(inner)) for inner in plugin.wraps()]
-    return plugin, {**identity, "version": plugin.version} if hasattr(plugin, "version") else identity
+    return plugin, _plain({**identity, "version": plugin.version} if hasattr(plugin, "version") else identity)
 
 
 @dataclass(frozen=True)
@@ -91,23 +96,20 @@ class CellKeys:
     """The keys of one cell's artefacts, equal in every process that knows its setting."""
 
     def __init__(self, setting: Setting) -> None:
-        self._model = {
+        model = {
             "spec": str(setting.model),
             "weights": setting.weights_hash,
             "source": [source_digest(module) for module in MODEL_SOURCE],
         }
         dataset = plugin_identity(dataset_registry, setting.dataset)
-        self._data = {**dataset, "content": setting.dataset_hash}
-        self._run = {
+        run = {
             "target": setting.target,
             "seed": setting.seed,
             "environment": {**setting.environment, **{name: version(name) for name in LIBRARIES}},
         }
-        self._validation_n = setting.validation_n
-
-    @property
-    def _cell(self) -> dict[str, Any]:
-        return {"model": self._model, "dataset": self._data, "run": self._run}
+        data = {**dataset, "content": setting.dataset_hash}
+        self._cell = {"model": _plain(model), "dataset": _plain(data), "run": _plain(run)}
+        self._seed, self._validation_n = setting.seed, setting.validation_n
 
     def fit(self, explainer: Spec) -> str:
         """Of what an explainer learns."""
@@ -122,7 +124,10 @@ class CellKeys:
     def score(self, metric: Spec, explanation: str, own: bool) -> str:
         """Of a metric's columns for a chunk of maps, on the method's own model or on the frozen one."""
         identity = plugin_identity(metric_registry, metric)
-        return key_of("score", {"metric": identity, "explanation": explanation, "own": own, "seed": self._run["seed"]})
+        parts = {"metric": identity, "explanation": explanation, "own": own, "seed": self._seed}
+        if "re-explain" in metric_registry.get(metric.name).needs:  # it may explain validation samples too
+            parts["validation_n"] = self._validation_n
+        return key_of("score", parts)
 
     def model_score(self, metric: Spec, ids: Sequence[str], own_of: Spec | None, fit: str | None) -> str:
         """Of a metric that describes a model: the frozen one, or that of a method."""
@@ -145,8 +150,10 @@ class CellKeys:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, _Plain):
+        return value
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return _Plain((str(key), _plain(item)) for key, item in value.items())
     if isinstance(value, Path):
         return value.as_posix()
     if isinstance(value, set | frozenset):
@@ -157,4 +164,4 @@ def _plain(value: Any) -> Any:
         return _plain(dataclasses.asdict(value))
     if value is None or isinstance(value, str | int | float | bool):
         return value
-    raise ValueError(f"{type(value).__name__} has no canonical form")
+    raise BadInputError(f"{value!r} cannot be part of a key: {type(value).__name__} has no canonical form.")

@@ -16,6 +16,8 @@ from .tasks import Cell, CellFacts, Outcome, Rehearse, Task
 
 OPEN_TIMEOUT_S = 600.0
 """For loading a model and a data set; the first worker also waits for the fork server's imports."""
+SAMPLE_TIMEOUT_S = 1.0
+"""More for each sample, which are all read once before the first task."""
 PRELOADED = ("vitxai.bench.worker", "vitxai.models.load", "vitxai.models.tape", "vitxai.bench.profile")
 _start_lock = threading.Lock()
 
@@ -44,7 +46,7 @@ class LocalWorker:
             with _without_main_module():
                 self._process.start()
             theirs.close()
-        reply = self._reply(OPEN_TIMEOUT_S)
+        reply = self._reply(OPEN_TIMEOUT_S + SAMPLE_TIMEOUT_S * self.cell.n)
         if isinstance(reply, Artefact):
             self.kill()
         assert isinstance(reply, CellFacts | Artefact)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .cell_run import CellResult
-from .collect import declared
+from .collect import declared, metric_names
 from .contract import explainers as explainer_registry
 from .provenance import provenance
 from .store import Artefact
@@ -36,6 +36,7 @@ def run_facts(
 def _columns(suite: Suite) -> list[dict[str, Any]]:
     """Declarations of all figures, in the suite's order; the report needs no plug-in."""
     specs = dict.fromkeys(spec for board in suite.boards for spec in suite.metrics_of(board))
+    names = metric_names(suite)
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for spec in specs:
         plugin = declared(spec)
@@ -46,11 +47,11 @@ def _columns(suite: Suite) -> list[dict[str, Any]]:
                 "truth": False,
                 "description": "could not be loaded",
             }
-            found[spec.name, spec.name] = {"metric": spec.name, "column": spec.name, **broken_column}
+            found[names[spec], spec.name] = {"metric": names[spec], "column": spec.name, **broken_column}
             continue
         for column in plugin.columns:
-            found[spec.name, column.name] = {
-                "metric": spec.name,
+            found[names[spec], column.name] = {
+                "metric": names[spec],
                 "column": column.name,
                 "better": column.better,
                 "range": column.range,
@@ -90,6 +91,7 @@ def _cell_facts(result: CellResult) -> dict[str, Any]:
     return {
         **facts,
         "samples": len(known.ids),
+        "left_out": dict(known.left_out),
         "classes": list(known.info.classes),
         "licence": known.info.licence,
         "citation": known.info.citation,

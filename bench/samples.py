@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -10,8 +11,15 @@ import torch
 from torch import Tensor
 
 from .context import tensors_in
-from .contract import BadInputError, Batch, Dataset, Model
+from .contract import BadInputError, Batch, Dataset, Model, Split, UnsupportedError
+from .sample_cache import SampleCache
 from .tasks import Cell
+
+DECODERS = 8
+"""Threads that decode for an accelerator."""
+
+FIT_CHUNK = 64
+"""Samples to fit on that are decoded together; their other truths are dropped at once."""
 
 
 class CellSamples:
@@ -19,6 +27,7 @@ class CellSamples:
 
     def __init__(self, cell: Cell, dataset: Dataset, model: Model) -> None:
         self._cell, self._dataset, self._model = cell, dataset, model
+        self._cache = SampleCache(dataset, cell.dataset, cell.store)
         self._chunk: tuple[tuple[str, ...], list[Batch]] = ((), [])
         self._learned: dict[tuple[str, int], tuple[Batch, list[int]]] = {}
 
@@ -45,7 +54,13 @@ class CellSamples:
         """Samples as the model eats them; targets are the labels until the policy is applied."""
         from ..models.preprocess import collate
 
-        return collate([self._dataset.sample(id) for id in ids], self._model)
+        return collate([self._cache.sample(id) for id in ids], self._model)
+
+    def readable(self, split: Split, count: int) -> tuple[tuple[str, ...], dict[str, str]]:
+        """Of the first ``count`` ids of a split those that can be read, and why the others cannot."""
+        # With an accelerator the processor waits anyway; without one, decoding side by side gains nothing.
+        workers = 1 if self._model.device.type == "cpu" else min(DECODERS, os.cpu_count() or 1)
+        return self._cache.readable(self._dataset.ids(split, count), workers)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Clean logits [B,K].
@@ -80,11 +95,28 @@ class CellSamples:
         """See :meth:`EngineContext.data`; of the validation split at most the suite's ``validation_n`` (charter 5)."""
         count = min(count, self._cell.validation_n) if split == "validation" else count
         if (split, count) not in self._learned:
-            batch = self.collate(self._dataset.ids(split, count))
+            ids, _ = self.readable(split, count)
+            if not ids:
+                raise UnsupportedError(
+                    f"this method learns from the {split} split, which {self._cell.dataset} has no samples in; where "
+                    "the data set has splits=hash, say so."
+                )
+            batch = self._learning(ids) if split == "fit" else self.collate(ids)
             batch = replace(batch, targets=self.targets(self.logits(batch.inputs), batch.labels))
             self._learned[split, count] = (batch, _versions(batch))
         batch, _ = self._learned[split, count]
         return batch if labels else replace(batch, labels=torch.full_like(batch.labels, -1))
+
+    def _learning(self, ids: Sequence[str]) -> Batch:
+        """Inputs and labels alone: what methods fit on is many samples, and they learn from no other truth."""
+        parts = []
+        for start in range(0, len(ids), FIT_CHUNK):
+            part = self.collate(ids[start : start + FIT_CHUNK])
+            parts.append(Batch(part.ids, part.inputs, part.targets, part.labels))
+        inputs, targets, labels = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("inputs", "targets", "labels")
+        )
+        return Batch(tuple(ids), inputs, targets, labels)
 
     def changed(self) -> bool:
         """Whether a plug-in wrote into data of fits; forgets them then."""

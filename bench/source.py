@@ -18,6 +18,9 @@ IGNORED = frozenset({"vitxai.bench.contract.registry", "vitxai.bench.contract.er
 """They cannot change a number: they find plug-ins, convert parameters (which are in every key) and word errors."""
 
 
+_BODIES = ("body", "orelse", "finalbody", "handlers", "cases")
+"""Fields of syntax nodes that hold statements, or what holds statements."""
+
 _one_at_a_time = Lock()
 """Python 3.11's parser keeps a counter that threads share: two parses at once can fail (CPython issue 106905)."""
 
@@ -68,7 +71,7 @@ def _imported(module: str, path: Path) -> tuple[str, ...]:
 def _imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
     """Absolute names of the modules that a module imports anywhere, inside functions too."""
     package = module if is_package else module.rpartition(".")[0]
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if _file_of(alias.name))
         elif isinstance(node, ast.ImportFrom):
@@ -129,12 +132,24 @@ def _tree(path: Path) -> ast.Module:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError) as error:
         raise BadInputError(f"{path} does not parse: {error}.") from None
-    for node in ast.walk(tree):
+    for node in (tree, *_statements(tree)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
             node
         ):
             node.body = node.body[1:]
     return tree
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.stmt]:
+    """All statements at any depth; what they are made of, most of a tree, holds neither imports nor docstrings."""
+    pending: list[ast.AST] = [tree]
+    while pending:
+        node = pending.pop()
+        for name in _BODIES:
+            inner = getattr(node, name, ())
+            if isinstance(inner, list):  # a lambda's body, and that of a conditional expression, is no statement
+                yield from (part for part in inner if isinstance(part, ast.stmt))
+                pending += inner
 
 
 @cache

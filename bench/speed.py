@@ -240,10 +240,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pairs", type=int, default=3, metavar="N", help="of explainers with a target; others take 1")
     parser.add_argument("--explainers", nargs="+", default=[], metavar="SPEC", help="instead of the whole catalogue")
     parser.add_argument("--peers", nargs="*", choices=PEERS, metavar="NAME", help="these only, or none (default: all)")
+    parser.add_argument("--metrics", nargs="*", metavar="SPEC", help="time metrics instead, these or all")
     parser.add_argument("--out", type=Path, metavar="PAGE", help=f"with marks, such as {PAGE}; default: print only")
     given = parser.parse_args(arguments)
     if given.batch < 1 or given.pairs < 1:
         raise BadInputError(f"--batch {given.batch} and --pairs {given.pairs} must be at least 1.")
+    if given.metrics is not None:
+        from .speed_metrics import measure
+
+        measure(given.metrics, given.batch, given.pairs, given.out)
+        return
     if given.out is not None:
         filled(given.out.read_text(encoding="utf-8"), "")  # fails now rather than after half an hour
     model = load_model(given.model)

@@ -137,16 +137,16 @@ def _pairs(row: Row) -> str:
     return f"{len(row.ratios)}" + (f" ({low:.2f}–{high:.2f})" if len(row.ratios) > 1 else "")
 
 
-def filled(page: str, text: str) -> str:
-    """The page with a text between its two marks.
+def filled(page: str, text: str, mark: str = "speed") -> str:
+    """The page with a text between its two marks, ``<!-- speed -->`` or another.
 
     Raises:
         BadInputError: the marks are not there.
     """
-    before, start, rest = page.partition("<!-- speed -->\n")
-    _, end, after = rest.partition("<!-- /speed -->")
+    before, start, rest = page.partition(f"<!-- {mark} -->\n")
+    _, end, after = rest.partition(f"<!-- /{mark} -->")
     if not start or not end:
-        raise BadInputError("the page needs the marks <!-- speed --> and <!-- /speed -->, one after the other.")
+        raise BadInputError(f"the page needs the marks <!-- {mark} --> and <!-- /{mark} -->, one after the other.")
     return f"{before}{start}{text}\n{end}{after}"
 
 

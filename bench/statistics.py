@@ -21,6 +21,8 @@ RESAMPLES = 9_999
 ALPHA = 0.05
 # Normal quantiles of a two-sided test at 5 % and of 80 % power.
 _Z_ALPHA, _Z_POWER = 1.959963984540054, 0.8416212335729143
+# Standard deviations from the mean within which no end of a 95 % interval lies, but for odd distributions.
+_TAIL_STARTS = 1.6
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +61,12 @@ def bootstrap_means(values: Floats, counts: Floats, alpha: float = ALPHA) -> Int
     centred = np.where(defined, values - origin, 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = origin + centred.sum(0) / n_ok
-        draws = counts @ centred / np.where(defined.all(0), counts.shape[1], counts @ defined)
-    low, high = _percentiles(draws, alpha)
-    few = n_ok < 2
-    return Interval(mean, np.where(few, np.nan, origin + low), np.where(few, np.nan, origin + high), n_ok)
+    ends = np.full((2, len(n_ok)), np.nan)
+    enough = n_ok >= 2
+    if enough.any():
+        ends[:, enough] = _percentiles(_resampled_means(centred[:, enough], defined[:, enough], counts), alpha)
+    low, high = origin + ends
+    return Interval(mean, low, high, n_ok)
 
 
 def _first_defined(values: Floats, defined: NDArray[np.bool_]) -> Floats:
@@ -70,14 +74,43 @@ def _first_defined(values: Floats, defined: NDArray[np.bool_]) -> Floats:
     return np.where(defined.any(0), first, np.nan)
 
 
-def _percentiles(draws: Floats, alpha: float) -> tuple[Floats, Floats]:
-    """Central 1 - alpha of each column of [resamples, k]; resamples without any defined sample are left out."""
-    edges = [50 * alpha, 100 - 50 * alpha]
-    low, high = np.percentile(draws, edges, axis=0)
-    for column in np.flatnonzero(np.isnan(draws).any(0)):
-        drawn = draws[np.isfinite(draws[:, column]), column]
-        low[column], high[column] = np.percentile(drawn, edges) if len(drawn) else (np.nan, np.nan)
-    return low, high
+def _resampled_means(values: Floats, defined: NDArray[np.bool_], counts: Floats) -> Floats:
+    """Means of the resamples, [k, resamples]; NaN where one has no defined sample. ``values`` [n, k] hold 0 there."""
+    sums = np.ascontiguousarray((counts @ values).T)
+    if defined.all():
+        return np.divide(sums, counts.shape[1], out=sums)
+    # Most often the same samples are undefined in all columns.
+    patterns = defined[:, :1] if (defined == defined[:, :1]).all() else defined
+    with np.errstate(invalid="ignore"):
+        return np.divide(sums, (counts @ patterns.astype(np.float64)).T, out=sums)
+
+
+def _percentiles(draws: Floats, alpha: float) -> Floats:
+    """Central 1 - alpha of each row of [k, resamples], as [2, k]; resamples without any defined sample are left out."""
+    rows = draws if np.isfinite(draws).all() else [row[np.isfinite(row)] for row in draws]
+    return np.array([_central(row, alpha) for row in rows]).T
+
+
+def _central(values: Floats, alpha: float) -> tuple[float, float]:
+    """``np.quantile`` of a long row at alpha / 2 and 1 - alpha / 2, each sorted out of its own short tail."""
+    if not len(values):
+        return float("nan"), float("nan")
+    middle, reach = values.mean(), _TAIL_STARTS * values.std()
+    below, above = values[values < middle - reach], values[values > middle + reach]
+    n = len(values)
+    return _interpolated(values, below, 0, alpha / 2), _interpolated(values, above, n - len(above), 1 - alpha / 2)
+
+
+def _interpolated(values: Floats, tail: Floats, before: int, share: float) -> float:
+    """The quantile, from a tail that ``before`` values lie below; from all values where the tail is too short."""
+    place = share * (len(values) - 1)
+    low, high = int(place), min(int(place) + 1, len(values) - 1)
+    if low < before or high >= before + len(tail):
+        tail, before = values, 0
+    ordered = np.partition(tail, (low - before, high - before))
+    a, b, part = ordered[low - before], ordered[high - before], place - low
+    # numpy's own form, to the last bit.
+    return float(a + (b - a) * part if part < 0.5 else b - (b - a) * (1 - part))
 
 
 @dataclass(frozen=True, eq=False)

@@ -84,8 +84,7 @@ class Suite(_Strict):
     def _names_are_unique(self) -> Suite:
         _refuse_repeats("boards", [board.name for board in self.boards])
         for where, specs in self._lists():
-            # Tables tell metrics apart by name, explainers by their whole spec.
-            _refuse_repeats(where, [spec.name if "metrics" in where else str(spec) for spec in specs])
+            _refuse_repeats(where, [str(spec) for spec in specs])
         for board in self.boards:
             _refuse_repeats(f"models of board {board.name}", [str(spec) for spec in board.models])
         return self
@@ -104,6 +103,41 @@ class Suite(_Strict):
     def metrics_of(self, board: Board) -> tuple[Spec, ...]:
         """The board's metrics: its own list, or the suite's."""
         return self.metrics if board.metrics is None else board.metrics
+
+    def on(self, datasets: Sequence[Spec | str], models: Sequence[Spec | str] = (), n: int | None = None) -> Suite:
+        """The same explainers and metrics on other data: one board a data set, each with these models.
+
+        Args:
+            datasets: none leaves the boards, and with them the models, as they are.
+            models: of every board; the same model with other weights counts as one more.
+            n: test samples of each board; the suite's when None.
+
+        Raises:
+            BadInputError: data sets without models or the reverse, or the suite's boards have lists of their own, so
+                that it is open which of them to take.
+        """
+        suite = self if n is None else self.model_copy(update={"n": n})
+        if not datasets and not models:
+            return suite
+        if not datasets or not models:
+            raise BadInputError("give both --dataset and --model: a suite's models fit the suite's own data sets only.")
+        own = [board.name for board in self.boards if board.explainers is not None or board.metrics is not None]
+        if own:
+            raise BadInputError(
+                f"suite {self.name} has boards with lists of their own ({', '.join(own)}), which may differ; write a "
+                f"suite file for other data: copy {SUITES / self.name}.toml and change its boards."
+            )
+        specs = [Spec.parse(text) for text in datasets]
+        names = [spec.name for spec in specs]
+        boards = [
+            {
+                "name": name if names.count(name) == 1 else f"{name}_{names[: place + 1].count(name)}",
+                "dataset": spec,
+                "models": list(models),
+            }
+            for place, (name, spec) in enumerate(zip(names, specs, strict=True))
+        ]
+        return parse_suite({**suite.model_dump(), "boards": boards}, f"suite {self.name} on other data")
 
     def modules(self) -> list[str]:
         """Modules that the suite's plug-ins probably live in: those in the project's folders that bear their names."""

@@ -50,7 +50,8 @@ def leaderboard(
     alone = scores.loc[scores["explainer"] == "", ["metric", "column"]].drop_duplicates()
     of_model = {(str(metric), str(column)) for metric, column in alone.itertuples(index=False, name=None)}
     explained = [i for i, c in enumerate(array.columns) if (c.metric, c.column) not in of_model]
-    names = column_names([array.columns[i] for i in range(len(array.columns))])
+    run_names = column_names(declared)
+    names = {i: run_names[declared.index(column)] for i, column in enumerate(array.columns)}
     counted = counted_samples(array)
     entries = [i for i, e in enumerate(array.entries) if e.explainer]
     figures: dict[int, dict[str, Figure]] = {e: {} for e in entries}
@@ -125,7 +126,7 @@ def _column(
     headline = _estimates(scores, counts, eligible)
     everything = None if keep is None else _estimates(every, counts, len(array.samples))
     spread, by_model = st.spread_over_models(scores), st.means_by_model(scores)
-    ranked = _ranked(array, entries, scores) if facts.better != "none" else []
+    ranked = competing(array, entries, scores) if facts.better != "none" else []
     rank, separable = _ranks(scores, ranked, facts.better)
     behind = _behind(scores, ranked, facts.better, counts, eligible)
     fit = fitness([array.entries[e] for e in entries], scores, ranked, facts.better)
@@ -157,7 +158,7 @@ def _estimates(scores: Floats, counts: Floats, n: int) -> list[Estimate]:
     ]
 
 
-def _ranked(array: ScoreArray, entries: list[int], scores: Floats) -> list[int]:
+def competing(array: ScoreArray, entries: list[int], scores: Floats) -> list[int]:
     """Places of the methods that compete: no bounds, something defined, and once each.
 
     A method with its own model competes with its scores on the frozen model, which all others are scored on; on its own

@@ -45,6 +45,7 @@ class CellFacts:
         max_rows: inputs that fit into one pass.
         row_bytes: memory that one input takes in a pass, estimated.
         machine: the fingerprint as JSON values; ``machine_key`` stands for it in keys.
+        left_out: why samples that the data set names are not among ``ids``, by id: they could not be read.
     """
 
     ids: tuple[str, ...]
@@ -65,6 +66,7 @@ class CellFacts:
     row_bytes: int
     machine: Mapping[str, Any]
     machine_key: str
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def missing_truths(self) -> frozenset[str]:

@@ -48,12 +48,14 @@ class Entry:
         label: class index; None where unknown.
         mask: a picture or .npy file of evidence; None where there is none.
         mask_root: folder that the mask must lie in.
+        traits: continuous truths; None where the data set has none.
     """
 
     path: Path
     label: int | None = None
     mask: Path | None = None
     mask_root: Path | None = None
+    traits: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,11 @@ class CubeDataset(Dataset):
         raise NotImplementedError
 
     @property
+    def _traits(self) -> tuple[str, ...]:
+        """Names of the continuous truths."""
+        return ()
+
+    @property
     def _terms(self) -> tuple[str, str]:
         """Licence and citation."""
         return self.recipe.licence, self.recipe.citation
@@ -167,6 +174,7 @@ class CubeDataset(Dataset):
             licence=licence,
             citation=citation,
             wavelengths=first.spectrum.centres,
+            traits=self._traits,
         )
 
     def ids(self, split: Split, count: int | None = None) -> Sequence[str]:
@@ -196,6 +204,7 @@ class CubeDataset(Dataset):
             mask=None if mask is None else cut.mask(mask),
             ignore=broken if self.nan == "zero" else None,
             leaf=leaf,
+            traits=None if usable.entry.traits is None else np.array(usable.entry.traits, dtype=np.float32),
         )
 
     def content_hash(self) -> str:
@@ -204,7 +213,7 @@ class CubeDataset(Dataset):
         for id, usable in self._usable.items():
             files = [usable.header.path, *usable.header.companions, *([usable.entry.mask] if usable.entry.mask else [])]
             facts += [
-                f"{id}\0{usable.entry.label}",
+                f"{id}\0{usable.entry.label if usable.entry.traits is None else usable.entry.traits}",
                 *(fact for file in files for fact in file_facts([file], file.parent)),
             ]
         references = [file.expanduser() for file in (self.white, self.dark) if file]

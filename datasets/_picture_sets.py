@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -15,6 +16,8 @@ from ._file_splits import Splits, fingerprint
 from ._image_files import Fit, file_facts, folder_at, read_rgb
 from ._safe_paths import inside
 
+log = logging.getLogger(__name__)
+TOLD_FILES = 20
 Truth = tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | None]
 """Evidence and pixels without truth."""
 
@@ -57,6 +60,7 @@ class PictureSet(Dataset):
     path: Path
     size: int
     fit: Fit
+    strict: bool
 
     def ids(self, split: Split, count: int | None = None) -> Sequence[str]:
         """Ids of the listing."""
@@ -82,17 +86,57 @@ class PictureSet(Dataset):
         splits = [f"{split}:{' '.join(ids)}" for split, ids in self._listing.splits.items()]
         return fingerprint([*file_facts(files, self._listing.root), *labels, *splits, *self._listing.classes])
 
+    def left_out(self) -> Mapping[str, str]:
+        """Pictures that the lists name and that are no samples, with the reason."""
+        return self._there[1]
+
     def _list(self) -> Listing:
         raise NotImplementedError
 
     def _truth(self, entry: Entry) -> Truth:
         return None, None
 
-    @cached_property
+    @property
     def _listing(self) -> Listing:
+        return self._there[0]
+
+    @cached_property
+    def _there(self) -> tuple[Listing, Mapping[str, str]]:
         listing = self._list()
-        _check_there(listing)
-        return listing
+        if not listing.entries:
+            raise BadInputError(f"{str(listing.root)!r} holds no pictures of this data set.")
+        wanted = {id: [entry.picture, *([entry.truth] if entry.truth else [])] for id, entry in listing.entries.items()}
+        missing = missing_files(wanted, listing.root, self.name, self.strict)
+        if not missing:
+            return listing, missing
+        entries = {id: entry for id, entry in listing.entries.items() if id not in missing}
+        splits = {split: tuple(id for id in ids if id not in missing) for split, ids in listing.splits.items()}
+        return replace(listing, entries=entries, splits=splits), missing
+
+
+def missing_files(wanted: Mapping[str, Sequence[Path]], root: Path, name: str, strict: bool) -> dict[str, str]:
+    """Ids that lack a file, with a sentence that names it; told in a warning.
+
+    Raises:
+        BadInputError: all lack one, or any does and ``strict`` asks for all.
+    """
+    lacking = {id: next(file for file in files if not file.is_file()) for id, files in wanted.items() if _lacks(files)}
+    if lacking and (strict or len(lacking) == len(wanted)):
+        names = [file.relative_to(root).as_posix() for file in lacking.values()]
+        raise BadInputError(
+            f"{len(lacking)} of {len(wanted)} samples lack a file that the lists name in {str(root)!r}: "
+            f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}. Fetch and unpack the data set again."
+        )
+    faults = {id: f"{file} is not there, though the lists name it." for id, file in lacking.items()}
+    for reason in list(faults.values())[:TOLD_FILES]:
+        log.warning("%s leaves a sample out: %s", name, reason)
+    if len(faults) > TOLD_FILES:
+        log.warning("%s leaves %d more samples out; bench data lists them", name, len(faults) - TOLD_FILES)
+    return faults
+
+
+def _lacks(files: Sequence[Path]) -> bool:
+    return not all(file.is_file() for file in files)
 
 
 def root_with(path: Path, what: str, needed: Sequence[str], within: Sequence[str] = ()) -> Path:
@@ -149,15 +193,3 @@ def check_apart(lists: Mapping[str, Iterable[str]], source: Path) -> None:
                 where = f"twice in {title}" if seen[name] == title else f"in both {seen[name]} and {title}"
                 raise BadInputError(f"{name!r} is {where} of {source}; a picture belongs to one split.")
             seen[name] = title
-
-
-def _check_there(listing: Listing) -> None:
-    if not listing.entries:
-        raise BadInputError(f"{str(listing.root)!r} holds no pictures of this data set.")
-    files = [file for entry in listing.entries.values() for file in (entry.picture, entry.truth) if file is not None]
-    missing = [file.relative_to(listing.root).as_posix() for file in files if not file.is_file()]
-    if missing:
-        raise BadInputError(
-            f"{len(missing)} of {len(files)} files that the lists name are not in {str(listing.root)!r}: "
-            f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}. Fetch and unpack the data set again."
-        )

@@ -37,6 +37,7 @@ class Caltech101(PictureSet):
         background: adds the clutter pictures of BACKGROUND_Google as a class of their own, with empty masks.
         size: side in pixels of the square samples.
         fit: ``squash`` keeps the whole picture, ``crop`` the aspect ratio of its central square.
+        strict: a sample whose files are missing or cannot be read is an error; else it is left out with a warning.
 
     Raises:
         BadInputError: a file is missing or damaged, an outline does not fit; the text names it.
@@ -66,6 +67,7 @@ class Caltech101(PictureSet):
     background: bool = False
     size: Annotated[int, Field(ge=8)] = 224
     fit: Fit = "squash"
+    strict: bool = False
 
     def info(self) -> DatasetInfo:
         """Classes are the folders' names; masks where Annotations is."""

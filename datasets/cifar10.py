@@ -37,6 +37,7 @@ class Cifar10(Dataset):
     Attributes:
         path: folder that holds cifar-10-batches-py or train and test, or cifar-10-batches-py itself.
         size: side in pixels of the square samples.
+        strict: a sample whose files are missing or cannot be read is an error; else it is left out with a warning.
 
     Raises:
         BadInputError: a file is missing, damaged, hostile, or holds other classes.
@@ -64,6 +65,7 @@ class Cifar10(Dataset):
     )
     path: Path
     size: Annotated[int, Field(ge=8)] = 32
+    strict: bool = False
 
     def info(self) -> DatasetInfo:
         """Ten classes."""

@@ -54,6 +54,7 @@ class Flowers102(PictureSet):
         size: side in pixels of the square samples.
         fit: ``squash`` keeps the whole picture, ``crop`` the aspect ratio of its central square.
         splits: ``official``, or ``swapped`` to repeat experiments that were trained on tstid and tested on trnid.
+        strict: a sample whose files are missing or cannot be read is an error; else it is left out with a warning.
 
     Raises:
         BadInputError: a file is missing or damaged, a number has no picture; the text names it.
@@ -85,6 +86,7 @@ class Flowers102(PictureSet):
     size: Annotated[int, Field(ge=8)] = 224
     fit: Fit = "squash"
     splits: Literal["official", "swapped"] = "official"
+    strict: bool = False
 
     def info(self) -> DatasetInfo:
         """102 kinds; masks where segmim is."""

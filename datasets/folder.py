@@ -14,6 +14,7 @@ from pydantic import Field
 from ..bench.contract import BadInputError, Dataset, DatasetInfo, Sample, Split, dataset
 from ._file_splits import LEARNING, Splits, fingerprint, mixed, split_by_hash
 from ._image_files import Fit, check_same_size, file_facts, folder_at, pictures_in, read_classes, read_rgb
+from ._safe_paths import inside
 
 SPLIT_FOLDERS: Mapping[str, Split] = {
     "train": "fit",
@@ -41,6 +42,7 @@ class Folder(Dataset):
         size: side in pixels of the square samples.
         fit: ``squash`` keeps the whole picture, ``crop`` the aspect ratio of its central square.
         splits: ``folders`` where they exist, or ``test`` to make everything test data.
+        strict: a sample whose files are missing or cannot be read is an error; else it is left out with a warning.
 
     Raises:
         BadInputError: a folder, file or name does not fit; the text names it.
@@ -53,6 +55,7 @@ class Folder(Dataset):
     size: Annotated[int, Field(ge=8)] = 224
     fit: Fit = "squash"
     splits: Literal["folders", "test"] = "folders"
+    strict: bool = False
 
     def info(self) -> DatasetInfo:
         """Classes are the folders' names; licence and citation are the folder's own."""
@@ -72,6 +75,7 @@ class Folder(Dataset):
         if id not in self._files:
             raise BadInputError(f"{str(self._root)!r} has no sample {id!r}; take ids from ids(split).")
         picture, label = self._files[id]
+        inside(picture, self._root)
         return Sample(id=id, input=read_rgb(picture, self.size, self.fit), label=label, mask=self._mask(id, picture))
 
     def content_hash(self) -> str:
@@ -160,7 +164,7 @@ class Folder(Dataset):
         if self._mask_root is None:
             return None
         if id in self._masks:
-            check_same_size(picture, self._masks[id])
+            check_same_size(picture, inside(self._masks[id], self._mask_root))
             return read_classes(self._masks[id], self.size, self.fit) > 0
         if self.no_mask == "empty":
             return np.zeros((self.size, self.size), dtype=bool)

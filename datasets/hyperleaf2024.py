@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from ._wavelengths import Nanometres
 BANDS = 204
 CULTIVARS = ("Heerup", "Kvium", "Rembrandt", "Sheriff")
 FERTILIZER = (0.0, 0.5, 1.0)
+TRAITS = ("GrainWeight", "Gsw", "PhiPS2")
 
 
 def band_centres() -> Nanometres:
@@ -34,7 +36,8 @@ class Hyperleaf2024(CubeDataset):
     the parameters of ``CubeDataset``.
 
     Attributes:
-        task: classes: four cultivars, three levels of fertilizer, or both together (twelve).
+        task: classes: four cultivars, three levels of fertilizer, or both together (twelve); or ``traits``, the grain
+            weight, stomatal conductance and PhiPS2 of the table, for regression.
 
     Raises:
         BadInputError: no usable image; the text names it and the reason.
@@ -53,12 +56,12 @@ class Hyperleaf2024(CubeDataset):
         notes=(
             "Splits by plot are not possible from the table; random splits leak plots.",
             "TIFF needs pip install 'vitxai[hsi]'; files saved with LZW compression also need imagecodecs.",
-            "Grain weight, stomatal conductance and PhiPS2 are regressions and are not offered as classes.",
+            "Grain weight, stomatal conductance and PhiPS2 are regressions: task=traits, and no classes.",
         ),
     )
     leaf: Literal["none", "ndvi", "nir", "nonzero"] = "nonzero"
     threshold: float = 0.0
-    task: Literal["cultivar", "fertilizer", "both"] = "cultivar"
+    task: Literal["cultivar", "fertilizer", "both", "traits"] = "cultivar"
 
     @property
     def _known_wavelengths(self) -> Nanometres:
@@ -68,8 +71,14 @@ class Hyperleaf2024(CubeDataset):
     def _known_scale(self) -> float:
         return 65535.0
 
+    @property
+    def _traits(self) -> tuple[str, ...]:
+        return TRAITS if self.task == "traits" else ()
+
     @cached_property
     def _classes(self) -> tuple[str, ...]:
+        if self.task == "traits":
+            return ()
         levels = tuple(f"fertilizer_{level:g}" for level in FERTILIZER)
         if self.task == "cultivar":
             return CULTIVARS
@@ -81,7 +90,8 @@ class Hyperleaf2024(CubeDataset):
             raise BadInputError(f"no train.csv in {str(self._root)!r}; `bench data hyperleaf2024` shows the layout.")
         with table.open(newline="", encoding="utf-8-sig") as lines:
             rows = list(csv.DictReader(lines))
-        absent = [name for name in ("ImageId", "Fertilizer", *CULTIVARS) if not rows or name not in rows[0]]
+        needed = TRAITS if self.task == "traits" else ("Fertilizer", *CULTIVARS)
+        absent = [name for name in ("ImageId", *needed) if not rows or name not in rows[0]]
         if absent:
             raise BadInputError(f"{table} has no column {', '.join(absent)}.")
         entries, faults = dict[str, Entry](), dict[str, str]()
@@ -91,7 +101,10 @@ class Hyperleaf2024(CubeDataset):
             try:
                 if not id.isdigit() or id in entries:
                     raise BadInputError(f"ImageId {id!r} of {table} is no number, or stands there twice.")
-                entries[id] = Entry(self._image(id), self._label(row, id))
+                if self.task == "traits":
+                    entries[id] = Entry(self._image(id), traits=_traits_of(row, id))
+                else:
+                    entries[id] = Entry(self._image(id), self._label(row, id))
             except BadInputError as error:
                 faults[id] = str(error)
         return Listing(entries, faults)
@@ -118,3 +131,13 @@ class Hyperleaf2024(CubeDataset):
 
     def _split(self, ids: Sequence[str]) -> Splits:
         return split_by_hash(ids)
+
+
+def _traits_of(row: dict[str, str], id: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(row[name]) for name in TRAITS)
+    except (ValueError, TypeError):
+        values = (math.nan,)
+    if not all(map(math.isfinite, values)):
+        raise BadInputError(f"image {id} has {', '.join(f'{name}={row[name]!r}' for name in TRAITS)} in train.csv.")
+    return values

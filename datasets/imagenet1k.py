@@ -52,6 +52,7 @@ class Imagenet1k(PictureSet):
         size: side in pixels of the square samples.
         fit: ``crop`` keeps the aspect ratio of the central square, ``squash`` the whole picture.
         splits: ``test``, or ``hash`` for 60 : 20 : 20 by a hash of the name, where methods have to learn.
+        strict: a sample whose files are missing or cannot be read is an error; else it is left out with a warning.
 
     Raises:
         BadInputError: a file is missing or damaged, a class is unknown; the text names it.
@@ -83,6 +84,7 @@ class Imagenet1k(PictureSet):
     size: Annotated[int, Field(ge=8)] = 224
     fit: Fit = "crop"
     splits: Literal["test", "hash"] = "test"
+    strict: bool = False
 
     def info(self) -> DatasetInfo:
         """A thousand classes in the order of published checkpoints."""

@@ -40,6 +40,7 @@ class ImagenetSegmentation(Dataset):
         size: side in pixels of the square samples.
         fit: ``squash`` keeps the whole picture (the usual protocol), ``crop`` the aspect ratio of its central square.
         splits: ``test``, or ``hash`` for 60 : 20 : 20 by a hash of the number, where methods have to learn.
+        strict: a sample whose files are missing or cannot be read is an error; else it is left out with a warning.
 
     Raises:
         BadInputError: the file is missing, damaged, or no file of this data set; the text names it and the picture.
@@ -65,6 +66,7 @@ class ImagenetSegmentation(Dataset):
     size: Annotated[int, Field(ge=8)] = 224
     fit: Fit = "squash"
     splits: Literal["test", "hash"] = "test"
+    strict: bool = False
 
     def info(self) -> DatasetInfo:
         """The thousand classes of ImageNet-1k, in the order of its checkpoints."""

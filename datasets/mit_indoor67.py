@@ -29,6 +29,7 @@ class MitIndoor67(PictureSet):
         path: folder that holds Images and both lists.
         size: side in pixels of the square samples.
         fit: ``squash`` keeps the whole picture, ``crop`` the aspect ratio of its central square.
+        strict: a sample whose files are missing or cannot be read is an error; else it is left out with a warning.
 
     Raises:
         BadInputError: a file is missing or damaged, a line does not fit; the text names it.
@@ -50,6 +51,7 @@ class MitIndoor67(PictureSet):
     path: Path
     size: Annotated[int, Field(ge=8)] = 224
     fit: Fit = "squash"
+    strict: bool = False
 
     def info(self) -> DatasetInfo:
         """Classes are the folders that the lists name."""

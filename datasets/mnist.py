@@ -7,6 +7,7 @@ import struct
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +28,15 @@ class Mnist(Dataset):
 
     Attributes:
         path: folder of the idx files.
+        splits: ``files`` as above, or ``hash`` for 60 : 20 : 20 of t10k by a hash of each row, where methods have to
+            learn and train is absent.
 
     Raises:
         BadInputError: a file is missing, damaged, or its counts disagree.
     """
 
     path: Path
+    splits: Literal["files", "hash"] = "files"
 
     def info(self) -> DatasetInfo:
         """Ten digits, one channel in [0,1]."""
@@ -92,6 +96,8 @@ class Mnist(Dataset):
         rows = {
             part: tuple(f"{part}/{row:05d}" for row in range(len(images))) for part, (images, _) in self._parts.items()
         }
+        if self.splits == "hash":
+            return split_by_hash(rows.get("t10k", ()))
         return {**split_by_hash(rows.get("train", ()), LEARNING), "test": rows.get("t10k", ())}
 
 

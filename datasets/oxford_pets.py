@@ -34,6 +34,7 @@ class OxfordPets(PictureSet):
         labels: ``breed`` (37) or ``species`` (cat, dog).
         size: side in pixels of the square samples.
         fit: ``squash`` keeps the whole picture, ``crop`` the aspect ratio of its central square.
+        strict: a sample whose files are missing or cannot be read is an error; else it is left out with a warning.
 
     Raises:
         BadInputError: a file is missing or damaged, a line or trimap does not fit; the text names it.
@@ -63,6 +64,7 @@ class OxfordPets(PictureSet):
     labels: Literal["breed", "species"] = "breed"
     size: Annotated[int, Field(ge=8)] = 224
     fit: Fit = "squash"
+    strict: bool = False
 
     def info(self) -> DatasetInfo:
         """Breeds by the lists' numbers; masks where trimaps are."""

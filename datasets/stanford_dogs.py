@@ -37,6 +37,7 @@ class StanfordDogs(PictureSet):
             thereby of every result.
         size: side in pixels of the square samples.
         fit: ``squash`` keeps the whole picture, ``crop`` the aspect ratio of its central square.
+        strict: a sample whose files are missing or cannot be read is an error; else it is left out with a warning.
 
     Raises:
         BadInputError: a file is missing or damaged, a list or box does not fit; the text names it.
@@ -66,6 +67,7 @@ class StanfordDogs(PictureSet):
     masks: Literal["none", "boxes"] = "none"
     size: Annotated[int, Field(ge=8)] = 224
     fit: Fit = "squash"
+    strict: bool = False
 
     def info(self) -> DatasetInfo:
         """120 breeds by the lists' numbers."""

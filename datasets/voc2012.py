@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from ..bench.contract import BadInputError, Dataset, DatasetInfo, Sample, Spec, Split, dataset, datasets
+from ..bench.contract import DatasetInfo, dataset
 from ._catalogue import Recipe
+from ._file_splits import LEARNING, Splits, mixed, split_by_hash
 from ._image_files import Fit
-from ._picture_sets import check_apart, listed_file, read_lines, root_with
-from ._safe_paths import inside
-from .voc import PASCAL
+from ._picture_sets import check_apart, listed_file, missing_files, read_lines, root_with
+from ._voc_layout import PASCAL, VocLayout
 
 LISTS = ("train", "val")
 
 
 @dataset("voc2012")
-class Voc2012(Dataset):
+class Voc2012(VocLayout):
     """Pascal VOC 2012, segmentation: objects of 20 classes with masks and void borders.
 
     ``JPEGImages``, ``SegmentationClass`` and ``ImageSets/Segmentation/{train,val}.txt``, all that these lists name.
@@ -33,6 +33,7 @@ class Voc2012(Dataset):
         path: VOC2012, or a folder above (VOCdevkit).
         size: side in pixels of the square samples.
         fit: ``squash`` keeps the whole picture, ``crop`` the aspect ratio of its central square.
+        strict: a sample whose files are missing or cannot be read is an error; else it is left out with a warning.
 
     Raises:
         BadInputError: a file is missing or damaged, a mask value is unknown; the text names it.
@@ -59,9 +60,11 @@ class Voc2012(Dataset):
             "Void (255) is left out of every localisation figure.",
         ),
     )
+    labels, classes, splits = "mask", "+".join(PASCAL), "lists"  # without annotations, so that they are no parameters
     path: Path
     size: Annotated[int, Field(ge=8)] = 224
     fit: Fit = "squash"
+    strict: bool = False
 
     def info(self) -> DatasetInfo:
         """Pascal's twenty classes."""
@@ -73,51 +76,36 @@ class Voc2012(Dataset):
             citation=self.recipe.citation,
         )
 
-    def ids(self, split: Split, count: int | None = None) -> Sequence[str]:
-        """File stems."""
-        return self._voc.ids(split, count)
-
-    def sample(self, id: str) -> Sample:
-        """Picture, label, mask of the label's class, and void border."""
-        if id not in self._listed:
-            raise BadInputError(f"{str(self.path)!r} has no sample {id!r}; take ids from ids(split).")
-        for file in _files(self._root, id, self._root):
-            inside(file, self._root)
-        return self._voc.sample(id)
-
-    def content_hash(self) -> str:
-        """Over names, sizes and times of all files, and over the lists."""
-        return self._voc.content_hash()
-
     @cached_property
     def _root(self) -> Path:
         needed = ("JPEGImages", "SegmentationClass", *(f"ImageSets/Segmentation/{name}.txt" for name in LISTS))
         return root_with(self.path, "voc2012", needed, ("VOC2012", "VOCdevkit/VOC2012"))
 
     @cached_property
-    def _listed(self) -> frozenset[str]:
+    def _lists(self) -> Mapping[str, tuple[str, ...]]:
         folder = self._root / "ImageSets" / "Segmentation"
         lists = {name: tuple(line.split()[0] for line in read_lines(folder / f"{name}.txt")) for name in LISTS}
         check_apart(lists, folder)
-        stems = frozenset(stem for listed in lists.values() for stem in listed)
-        files = [file for stem in sorted(stems) for file in _files(self._root, stem, folder)]
-        missing = [file.relative_to(self._root).as_posix() for file in files if not file.is_file()]
-        if missing:
-            raise BadInputError(
-                f"{len(missing)} of {len(files)} files that the lists name are not in {str(self._root)!r}: "
-                f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}. Unpack the data set again."
-            )
-        return stems
+        return lists
 
     @cached_property
-    def _voc(self) -> Dataset:
-        if not self._listed:  # they are checked first, as voc itself leaves out what is missing
-            raise BadInputError(f"the lists of {str(self._root)!r} name nothing.")
-        params = {"path": str(self._root), "classes": "+".join(PASCAL), "size": str(self.size), "fit": self.fit}
-        return datasets.create(Spec("voc", params))
+    def _found(self) -> tuple[dict[str, tuple[Path, Path]], dict[str, str]]:
+        """All that the lists name; what has no files is left out."""
+        files = {
+            stem: _files(self._root, stem)
+            for stem in sorted(stem for listed in self._lists.values() for stem in listed)
+        }
+        missing = missing_files(files, self._root, self.name, self.strict)
+        return {stem: pair for stem, pair in files.items() if stem not in missing}, missing
+
+    @cached_property
+    def _splits(self) -> Splits:
+        learn, test = (tuple(stem for stem in self._lists[name] if stem in self._files) for name in LISTS)
+        return {**split_by_hash(learn, LEARNING), "test": mixed(test)}
 
 
-def _files(root: Path, stem: str, source: Path) -> tuple[Path, Path]:
+def _files(root: Path, stem: str) -> tuple[Path, Path]:
+    source = root / "ImageSets" / "Segmentation"
     return (
         listed_file(root / "JPEGImages", f"{stem}.jpg", source),
         listed_file(root / "SegmentationClass", f"{stem}.png", source),

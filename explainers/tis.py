@@ -49,14 +49,17 @@ class TIS(Explainer):
         from timm.models.vision_transformer import VisionTransformer
 
         from ..models.spectral import SpectralViT
+        from ..models.spectral_backbone import SpectralBackbone
 
         geometry = on_grid(model)
         require_eager(model.module)
         module, _ = without_edits(model.module, None)
-        if not isinstance(module, VisionTransformer | SpectralViT):
+        masked = isinstance(module, SpectralBackbone) and module.mask is not None
+        if masked or not isinstance(module, VisionTransformer | SpectralViT | SpectralBackbone):
             raise UnsupportedError(
-                f"{type(module).__name__} cannot run on some of its tokens: only a timm VisionTransformer or a "
-                "SpectralViT, whose positions are added before the first block and nowhere else, can."
+                f"{type(module).__name__} cannot run on some of its tokens: only a timm VisionTransformer, a "
+                "SpectralViT or a SpectralBackbone with mixing=full can, whose positions are added before the first "
+                "block and nowhere else."
             )
         size = int(self.keep * geometry.patches)
         if size < 1:

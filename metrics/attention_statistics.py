@@ -129,10 +129,12 @@ def neighbour_agreement(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 def last_patch_tokens(model: Model, batch: Batch, geometry: TokenGeometry, ctx: Context) -> Tensor:
     """Patch tokens [B,P,D] float64 behind the last block, before the final normalisation."""
+    from ..models.prompted import PromptedViT
+
     blocks = len(getattr(model.module, "blocks", ()))
     if not blocks:
         raise UnsupportedError(f"{type(model.module).__name__} has no `blocks` whose last output could be read.")
-    name = f"blocks.{blocks - 1}"
+    name = f"{'backbone.' if isinstance(model.module, PromptedViT) else ''}blocks.{blocks - 1}"
     tokens: Tensor = ctx.tape(model, batch, attention=False, activations=(name,)).activations[name]
     if tokens.ndim != 3 or tokens.shape[1] != geometry.tokens:
         raise UnsupportedError(f"{name} gives {list(tokens.shape)}, not {geometry.tokens} tokens a sample.")

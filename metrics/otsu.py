@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
 from ..bench.contract import Batch, Column, Context, Explanation, Metric, Model, Paper, Reduction, Scores, metric
 from ._maps import NO_EVIDENCE, NOT_FINITE, column, finite_rows, in_float64
+from ._responses import clean_logits, target_probability
 from ._segmentation import MaskTruth, jaccard, otsu_segmentation
 
 
@@ -20,12 +26,19 @@ from ._segmentation import MaskTruth, jaccard, otsu_segmentation
     paper=Paper("A threshold selection method from gray-level histograms", 1979, "10.1109/TSMC.1979.4310076"),
 )
 class Otsu(Metric):
-    """The map as it is (signed by default), upsampled, min-max scaled, cut by Otsu; a constant map selects nothing."""
+    """The map as it is (signed by default), upsampled, min-max scaled, cut by Otsu; a constant map selects nothing.
+
+    Attributes:
+        reduction: of the map to space.
+        min_probability: only samples whose target has a softmax probability above it in the scored model are defined;
+            0.85 is the protocol of the report on attention-guided CAM, where the target is the prediction.
+    """
 
     reduction: Reduction = "signed"
+    min_probability: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     def score(self, model: Model, batch: Batch, explanation: Explanation | None, ctx: Context) -> Scores:
-        """All columns [B] in [0,1]; NaN for samples without evidence and for maps that are not finite.
+        """All columns [B] in [0,1]; NaN for samples without evidence or below the probability, and for maps not finite.
 
         Raises:
             BadInputError: no explanation, or no mask of the maps' size.
@@ -36,10 +49,19 @@ class Otsu(Metric):
         j = jaccard(selected, truth)
         pixels = truth.valid.sum(1).double()
         right = ((selected == truth.evidence) & truth.valid).sum(1)
-        undefined = {NO_EVIDENCE: truth.empty, NOT_FINITE: broken}
+        unsure = self._unsure(model, batch, ctx)
+        undefined = {**unsure, NO_EVIDENCE: truth.empty, NOT_FINITE: broken}
         return {
             "otsu_jaccard": column(j, undefined),
             "otsu_f1": column(2 * j / (1 + j), undefined),
             "otsu_pixel_accuracy": column(right / pixels, undefined),
-            "otsu_pixel_accuracy_background": column(1 - truth.evidence.sum(1) / pixels, {NO_EVIDENCE: truth.empty}),
+            "otsu_pixel_accuracy_background": column(
+                1 - truth.evidence.sum(1) / pixels, {**unsure, NO_EVIDENCE: truth.empty}
+            ),
         }
+
+    def _unsure(self, model: Model, batch: Batch, ctx: Context) -> dict[str, Tensor]:
+        if not self.min_probability:
+            return {}
+        probability = target_probability(clean_logits(model, batch, ctx), batch.targets)
+        return {f"p(target) is not above {self.min_probability:g}": probability <= self.min_probability}

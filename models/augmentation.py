@@ -14,6 +14,12 @@ MAX_SHIFT = 4
 AFFINE_RANGES = (12.0, 0.12, 0.2, 4.0, 4.0)
 """Largest turn (degrees), scaling, shear and shift right and down (pixels) of ``affine``, each way."""
 
+PHOTO_RANGES = (15.0, 0.2, 0.2, 0.2)
+"""Largest turn (degrees), and changes of brightness, contrast and saturation, of ``photo``, each way."""
+
+PHOTO_CROP = 224 / 256
+"""Side of the part that ``photo`` keeps, as a share of the image's."""
+
 
 def unchanged(images: Tensor, generator: torch.Generator) -> Tensor:
     """[B,C,H,W] as they are."""
@@ -60,10 +66,34 @@ def affine(images: Tensor, generator: torch.Generator) -> Tensor:
     return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
+def photo(images: Tensor, generator: torch.Generator) -> Tensor:
+    """[B,C,H,W], each mirrored or not, turned, cropped at a random place and jittered in colour (FocusViT's recipe).
+
+    The crop is enlarged to the image's size again. Colours change in normalised space: contrast and saturation are
+    factors to 0 and to the mean over channels, brightness is added in standard deviations.
+    """
+    n, (height, width) = len(images), images.shape[2:]
+    draws = torch.rand(n, 7, generator=generator)
+    turn, bright, contrast, saturation = ((draws[:, :4] * 2 - 1) * torch.tensor(PHOTO_RANGES)).unbind(1)
+    right, down = ((draws[:, 4:6] * 2 - 1) * (1 - PHOTO_CROP)).unbind(1)
+    side = torch.where(draws[:, 6] < 0.5, -1.0, 1.0)
+    cos, sin = PHOTO_CROP * torch.deg2rad(turn).cos(), PHOTO_CROP * torch.deg2rad(turn).sin()
+    rows = [
+        torch.stack([side * cos, -sin * height / width, right], dim=1),
+        torch.stack([side * sin * width / height, cos, down], dim=1),
+    ]
+    grid = functional.affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False).to(images)
+    moved = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    bright, contrast, saturation = (v.to(images)[:, None, None, None] for v in (bright, contrast, saturation))
+    grey = moved.mean(1, keepdim=True)
+    return (grey + (moved - grey) * (1 + saturation)) * (1 + contrast) + bright
+
+
 AUGMENTATIONS: Mapping[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "none": unchanged,
     "mirror": mirror,
     "dihedral": dihedral,
     "shift": shift,
     "affine": affine,
+    "photo": photo,
 }

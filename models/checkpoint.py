@@ -17,16 +17,22 @@ from torch import nn
 
 from ..bench.contract import BadInputError, UnknownNameError
 from .spectral import SpectralViT
+from .spectral_backbone import SpectralBackbone
 
 HEADER_KEY = "vitxai"
 """Key of the safetensors header under which the description stands, as JSON."""
 
 ARCHITECTURES: Mapping[str, Callable[..., nn.Module]] = {
     "spectral_vit": SpectralViT,
+    "spectral_backbone": SpectralBackbone,
     "vision_transformer": VisionTransformer,
     "timm": timm.create_model,
 }
-"""What a checkpoint may be built with: a name and keyword arguments that JSON can hold."""
+"""What a checkpoint may be built with: a name and keyword arguments that JSON can hold.
+
+A file holds all weights, those of a frozen pretrained backbone too: it loads anywhere or not at all, and no figure
+rests on a download that may change or go away. It costs what any fine-tuned ViT costs (2 bytes a weight).
+"""
 
 
 @dataclass(frozen=True)

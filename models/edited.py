@@ -15,7 +15,8 @@ class EditedAttention(nn.Module):
     """A ViT whose attention probabilities are changed in every forward pass (the own model of SelectiveViT).
 
     Attributes that it does not have are those of the ViT that it wraps, so that it passes for a timm ViT;
-    :func:`vitxai.models.tape.record` records the changed probabilities.
+    :func:`vitxai.models.tape.record` records the changed probabilities. It can be trained: gradients pass the edit, and
+    dropout follows it.
 
     Args:
         wrapped: the ViT.
@@ -36,7 +37,7 @@ class EditedAttention(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         module, edit = without_edits(self, None)
-        calls = AttentionCalls(keep=False, edit=edit)
+        calls = AttentionCalls(keep=False, edit=edit, dropout=self.training)
         with calls_exposed(module), calls:
             logits: Tensor = module(inputs)
         if not calls.layers:

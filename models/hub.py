@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download, snapshot_download, try_to_load_from_cache
@@ -39,23 +40,27 @@ def find_weights(id: str, cfg: PretrainedCfg, online: bool) -> Path:
     return _download(id, repository, revision or None, names)
 
 
-def hub_folder(repository: str, online: bool) -> str:
-    """The id ``local-dir:FOLDER`` of a hub repository's snapshot in the cache.
+def hub_snapshot(repository: str, online: bool, patterns: Sequence[str] = ("config.json", *FILENAMES)) -> Path:
+    """The folder of a hub repository's snapshot in the cache; ``USER/REPO@REVISION`` names another than the newest.
+
+    Args:
+        patterns: the files needed of it.
 
     Raises:
-        BadInputError: it is not cached and may not or cannot be downloaded.
+        BadInputError: it is not cached and may not or cannot be downloaded; the text names repository and cache folder.
     """
     name, _, revision = repository.partition("@")
-    patterns = ["config.json", *FILENAMES]
     try:
         folder = snapshot_download(
-            name, revision=revision or None, allow_patterns=patterns, local_files_only=not online
+            name, revision=revision or None, allow_patterns=list(patterns), local_files_only=not online
         )
     except (OSError, ValueError) as error:
         raise BadInputError(
-            f"repository {name} is not in the cache {constants.HF_HUB_CACHE}: {error} {_ways_out(name)}"
+            f"repository {name} is not in the cache {constants.HF_HUB_CACHE}: {error} On a machine with a network run "
+            f"`hf download {name}`, or add online=true; on one without, copy the folder and name it instead of the "
+            "repository (timm: id=local-dir:FOLDER, transformers: path=FOLDER)."
         ) from error
-    return f"local-dir:{folder}"
+    return Path(folder)
 
 
 def _download(id: str, repository: str, revision: str | None, names: tuple[str, ...]) -> Path:

@@ -28,9 +28,10 @@ class AttentionCalls(TorchFunctionMode):
         differentiable: make a kept map a leaf of the graph where nothing before it needs a gradient, so that a
             backward pass ends at the first map.
         edit: changes the probabilities of self-attention before they are used.
+        dropout: let a module in training mode drop attention; otherwise it is refused.
 
     Attributes:
-        attention: probabilities used, [B,H,N,N] per call.
+        attention: probabilities used (before any dropout), [B,H,N,N] per call.
         scores: the softmax's input (scaled, mask or position bias added), [B,H,N,N] per call.
         values: [B,H,N,d] per call.
         pools: probabilities of attention pools, [B,H,Q,N] per call.
@@ -44,10 +45,11 @@ class AttentionCalls(TorchFunctionMode):
         values: bool = False,
         differentiable: bool = False,
         edit: Edit | None = None,
+        dropout: bool = False,
     ) -> None:
         super().__init__()
         self.keep, self.keep_scores, self.keep_values = keep, scores, values
-        self.differentiable, self.edit = differentiable, edit
+        self.differentiable, self.edit, self.dropout = differentiable, edit, dropout
         self.attention: list[Tensor] = []
         self.scores: list[Tensor] = []
         self.values: list[Tensor] = []
@@ -71,7 +73,7 @@ class AttentionCalls(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        if dropout_p:
+        if dropout_p and not self.dropout:
             raise UnsupportedError("attention dropout is on; put the model in eval mode before it is recorded.")
         if enable_gqa:
             key, value = _shared_heads(key, query), _shared_heads(value, query)
@@ -81,7 +83,7 @@ class AttentionCalls(TorchFunctionMode):
         if query.shape[-2] != key.shape[-2]:
             if self.keep:
                 self.pools.append(self._leaf(attention))
-            return attention @ value
+            return _dropped(attention, dropout_p) @ value
         if self.edit is not None:
             attention = self.edit(attention, self.layers)
         self.layers += 1
@@ -91,7 +93,7 @@ class AttentionCalls(TorchFunctionMode):
             self.scores.append(scores)
         if self.keep_values:
             self.values.append(value)
-        return attention @ value
+        return _dropped(attention, dropout_p) @ value
 
     def _leaf(self, attention: Tensor) -> Tensor:
         if self.differentiable and not attention.requires_grad:
@@ -101,6 +103,10 @@ class AttentionCalls(TorchFunctionMode):
 
 def _shared_heads(shared: Tensor, query: Tensor) -> Tensor:
     return shared.repeat_interleave(query.shape[-3] // shared.shape[-3], dim=-3)
+
+
+def _dropped(attention: Tensor, share: float) -> Tensor:
+    return F.dropout(attention, share) if share else attention
 
 
 def _masked(scores: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:

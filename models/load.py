@@ -1,10 +1,11 @@
-"""Loading by spec: ``builtin``, ``timm``, ``file``, and whatever entry points of the group ``vitxai.models`` add."""
+"""Loading by spec: the project's own loaders, and whatever entry points of the group ``vitxai.models`` add."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -13,9 +14,13 @@ from ..bench.contract import BadInputError, Model, Spec, UnknownNameError, Vitxa
 from ..bench.contract.registry import instantiate
 from .builtin import load_builtin
 from .file_model import FileModel, described_model
+from .prototype_head import prototypes_from
 from .timm_model import TimmModel
+from .torchvision_model import TorchvisionModel
+from .transformers_model import TransformersModel
 
 ENTRY_POINTS = "vitxai.models"
+PROTOTYPES = "prototypes"
 
 
 class Loader(Protocol):
@@ -35,7 +40,13 @@ class BuiltinLoader:
         return described_model(*load_builtin(self.id, self.seed))
 
 
-LOADERS: Mapping[str, type[Loader]] = {"builtin": BuiltinLoader, "timm": TimmModel, "file": FileModel}
+LOADERS: Mapping[str, type[Loader]] = {
+    "builtin": BuiltinLoader,
+    "timm": TimmModel,
+    "torchvision": TorchvisionModel,
+    "transformers": TransformersModel,
+    "file": FileModel,
+}
 
 
 def load_model(
@@ -46,6 +57,8 @@ def load_model(
     Third parties add loaders as entry points ``name = "module:callable"`` of the group ``vitxai.models``; the callable
     takes the spec's parameters by name, as strings, and returns a :class:`Model` (see :func:`vitxai.models.wrap`).
 
+    ``prototypes=FILE`` beside the parameters of any loader puts what ``bench prototypes`` wrote in the head's place.
+
     Args:
         device, dtype: where the model goes, and its floating-point dtype; by default as stored, on the CPU. The
             weights hash is that of the stored weights.
@@ -55,7 +68,11 @@ def load_model(
         BadInputError: a parameter is unknown or wrong, or weights are missing or do not fit; the text says what to do.
     """
     spec = Spec.parse(spec)
-    model = _load(spec)
+    params = dict(spec.params)
+    prototypes = params.pop(PROTOTYPES, None)
+    model = _load(Spec(spec.name, params))
+    if prototypes is not None:
+        model = prototypes_from(model, Path(str(prototypes)))
     module = model.module.to(device=device, dtype=dtype)
     return replace(model, module=module.eval().requires_grad_(False), name=str(spec))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -117,8 +118,14 @@ class CrossEntropy:
     label_smoothing: float = 0.0
 
     def loss(self, module: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
-        weight = None if self.weight is None else self.weight.to(inputs.device)
-        return functional.cross_entropy(module(inputs), labels, weight, label_smoothing=self.label_smoothing), {}
+        return self.of(module(inputs), labels), {}
+
+    def of(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The loss of class scores [B,K] on fit samples."""
+        weight = self.weight
+        if weight is not None:
+            weight = weight.to(outputs.device, torch.promote_types(outputs.dtype, torch.float32))
+        return functional.cross_entropy(outputs, labels, weight, label_smoothing=self.label_smoothing)
 
     def judged(self, outputs: Tensor, labels: Tensor) -> tuple[float, float]:
         accuracy = (outputs.argmax(1) == labels).float().mean().item()
@@ -172,8 +179,9 @@ def optimise(
             raise BadInputError("training needs the number of classes, or an objective.")
         objective = CrossEntropy(class_weights(fit.labels, classes), schedule.label_smoothing)
     state = _State.begin(module, schedule, max(len(fit) // schedule.batch_size, 1), seed)
-    identity = {"schedule": asdict(schedule), "seed": seed, "samples": [len(fit), len(validation)]}
+    identity: dict[str, Any] = {"schedule": asdict(schedule), "seed": seed, "samples": [len(fit), len(validation)]}
     if resume is not None:
+        identity["content"] = _content(module, fit, validation)
         state.read(resume, identity)
     started = time.perf_counter() - (state.records[-1].seconds if state.records else 0.0)
     while not _ended(state.records, schedule):
@@ -335,6 +343,16 @@ def _learned(module: nn.Module) -> dict[str, Tensor]:
     """The state dict without frozen parameters."""
     frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
     return {name: tensor for name, tensor in module.state_dict().items() if name not in frozen}
+
+
+def _content(module: nn.Module, *parts: LabelledInputs) -> str:
+    """SHA-256 over names and shapes of what is learned, the frozen parameters and the samples."""
+    learned = _learned(module)
+    digest = hashlib.sha256(repr([(name, tuple(tensor.shape)) for name, tensor in learned.items()]).encode())
+    frozen = [tensor for name, tensor in module.state_dict().items() if name not in learned]
+    for tensor in [*frozen, *(tensor for part in parts for tensor in (part.inputs, part.labels))]:
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _device(module: nn.Module) -> torch.device:

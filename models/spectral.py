@@ -47,13 +47,22 @@ class SpectralPatchEmbed(nn.Module):
         )
 
     def forward(self, inputs: Tensor) -> Tensor:
+        self.require_size(inputs)
+        return torch.cat([self.tokens_of(inputs, group) for group in range(len(self.groups))], dim=1)
+
+    def tokens_of(self, inputs: Tensor, group: int) -> Tensor:
+        """One group's tokens, [B, h*w, D]."""
+        tokens: Tensor = self.proj[group](inputs[:, list(self.groups[group])])
+        return tokens.flatten(2).transpose(1, 2)
+
+    def require_size(self, inputs: Tensor) -> None:
+        """Refuses images of another size.
+
+        Raises:
+            BadInputError: they are.
+        """
         if tuple(inputs.shape[-2:]) != self.img_size:
             raise BadInputError(f"this model eats images of {self.img_size} pixels, not {tuple(inputs.shape[-2:])}.")
-        tokens = [
-            proj(inputs[:, list(group)]).flatten(2).transpose(1, 2)
-            for proj, group in zip(self.proj, self.groups, strict=True)
-        ]
-        return torch.cat(tokens, dim=1)
 
 
 class SpectralViT(nn.Module):

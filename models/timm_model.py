@@ -18,7 +18,7 @@ from ..bench.contract import BadInputError, Model, UnknownNameError
 from .checkpoint import is_checkpoint
 from .file_model import file_hash, read_tensors
 from .handle import wrap
-from .hub import find_weights, hub_folder
+from .hub import find_weights, hub_snapshot
 
 LOCAL_FOLDER, HUB = "local-dir:", "hf-hub:"
 
@@ -49,7 +49,9 @@ class TimmModel:
     def load(self) -> Model:
         if self.random and self.weights:
             raise BadInputError("random=true and weights=FILE contradict each other; leave one out.")
-        name = hub_folder(self.id.removeprefix(HUB), self.online) if self.id.startswith(HUB) else self.id
+        name = self.id
+        if name.startswith(HUB):
+            name = f"{LOCAL_FOLDER}{hub_snapshot(name.removeprefix(HUB), self.online)}"
         if name.startswith(LOCAL_FOLDER):
             return self._from_folder(name)
         cfg = _pretrained_cfg(self.id)

@@ -29,6 +29,7 @@ class Sample:
         leaf: [H,W] bool, the plant or foreground.
         bands: [C] float32 >= 0, the continuous band truth; all zero where the sample has no evidence.
         healed: [C,H,W] float32, the exact counterfactual: the same sample without its evidence.
+        traits: [T] float32, the continuous truths of a regression, in the order of ``DatasetInfo.traits``.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Sample:
     leaf: NDArray[np.bool_] | None = None
     bands: NDArray[np.float32] | None = None
     healed: NDArray[np.float32] | None = None
+    traits: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)

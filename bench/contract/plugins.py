@@ -237,6 +237,8 @@ class DatasetInfo:
         channels: 3, or the number of bands.
         has: truths that samples carry, of mask, ignore, distractors, leaf, bands, healed, labels.
         wavelengths: band centres in nm; empty for RGB.
+        traits: names of the continuous truths, in the order of ``Sample.traits``; a data set with traits and no classes
+            is one of regression.
     """
 
     classes: tuple[str, ...]
@@ -245,6 +247,7 @@ class DatasetInfo:
     licence: str
     citation: str
     wavelengths: tuple[float, ...] = ()
+    traits: tuple[str, ...] = ()
 
 
 class Dataset:

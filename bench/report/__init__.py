@@ -17,15 +17,18 @@ __all__ = ["RunFiles", "leaderboards", "read_run", "write_report"]
 log = logging.getLogger(__name__)
 
 
-def write_report(out: Path) -> tuple[Path, ...]:
+def write_report(out: Path, run: RunFiles | None = None) -> tuple[Path, ...]:
     """Writes ``leaderboards/<board>.{csv,md,json}`` and ``index.html`` beside the run's files; returns their paths.
 
     A run of several boards also gets ``leaderboards/across_boards.{md,json}``.
 
+    Args:
+        run: its files where they are in memory already; read from ``out`` when None.
+
     Raises:
         BadInputError: the folder holds no finished run.
     """
-    run = read_run(out)
+    run = run or read_run(out)
     boards = leaderboards(run)
     folder = out / "leaderboards"
     folder.mkdir(exist_ok=True)
@@ -37,14 +40,14 @@ def write_report(out: Path) -> tuple[Path, ...]:
             written[-1].write_text(text, encoding="utf-8")
         pictures = out / "gallery" / f"{board.board}.npz"
         if pictures.is_file():
-            rows = run.scores[run.scores["board"] == board.board]
-            galleries[board.board] = gallery(read_gallery(pictures), board, rows)
+            galleries[board.board] = gallery(read_gallery(pictures), board, run.boards[board.board][0])
     together = across_boards(boards)
     if together:
         for suffix, text in (("md", across.as_markdown(together)), ("json", across.as_json(together))):
             written.append(folder / f"across_boards.{suffix}")
             written[-1].write_text(text, encoding="utf-8")
     written.append(out / "index.html")
-    written[-1].write_text(page(boards, galleries, run.facts, together), encoding="utf-8")
+    claims = (out / "claims.html").is_file()
+    written[-1].write_text(page(boards, galleries, run.facts, together, claims), encoding="utf-8")
     log.info("wrote %d leaderboards to %s", len(boards), folder)
     return tuple(written)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from ..across_boards import AcrossBoards
-from .figures_text import grid, marked, number, p_value
+from .figures_text import grid, marked, number, p_value, spelled
+from .rank_diagram import rank_diagram
 
 NOTE = (
     "Mean ranks over blocks, 1 is best; a block is a board with one of its models. Two methods whose mean ranks differ "
@@ -34,6 +35,15 @@ def as_markdown(columns: Sequence[AcrossBoards]) -> str:
         parts += [NOTE, grid(head, lines)]
     refused = [f"- {c.column}: no ranks across boards, {c.refused}." for c in columns if c.refused]
     return "\n\n".join([*parts, *(["\n".join(refused)] if refused else [])]) + "\n"
+
+
+def diagram(column: AcrossBoards) -> str:
+    """The critical-difference diagram of a column that was not refused, as SVG."""
+    assert column.critical_difference is not None
+    title = f"mean ranks in {column.column} over {column.blocks} blocks, critical difference"
+    marks = {name: ", ".join(spelled(column.marks[name])) for name in column.mean_ranks}
+    ranks = {name + (f" ({marks[name]})" if marks[name] else ""): rank for name, rank in column.mean_ranks.items()}
+    return rank_diagram(title, ranks, column.critical_difference)
 
 
 def methods(columns: Sequence[AcrossBoards]) -> dict[str, tuple[str, ...]]:

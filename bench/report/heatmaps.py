@@ -69,7 +69,7 @@ def data_uri(pixels: Pixels) -> str:
     """The pixels as an inline PNG with a palette, a third of the size of a full-colour one."""
     file = io.BytesIO()
     reduced = Image.fromarray(pixels).quantize(_COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    reduced.save(file, format="PNG", optimize=False, compress_level=9)
+    reduced.save(file, format="PNG", optimize=False)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..board_figures import Aggregate, Aggregates, ColumnSummary, Figure, Leaderboard, Row
@@ -63,7 +62,11 @@ def _csv_figure(figure: Figure) -> dict[str, Any]:
 
 def as_json(board: Leaderboard) -> str:
     """Everything, nested; undefined numbers are null."""
-    return json.dumps(asdict(board), indent=1, ensure_ascii=False, allow_nan=False, default=dict) + "\n"
+    return json.dumps(vars(board), indent=1, ensure_ascii=False, allow_nan=False, default=_as_dict) + "\n"
+
+
+def _as_dict(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else vars(value)
 
 
 def as_markdown(board: Leaderboard) -> str:

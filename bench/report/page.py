@@ -75,6 +75,7 @@ def page(
     galleries: Mapping[str, Gallery],
     facts: Mapping[str, Any],
     together: Sequence[AcrossBoards] = (),
+    claims: bool = False,
 ) -> str:
     """The page's HTML.
 
@@ -82,6 +83,7 @@ def page(
         galleries: by board; boards without one show no pictures.
         facts: run.json, for the provenance at the foot.
         together: columns over several boards.
+        claims: whether the ledger of the papers' claims lies beside the page.
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -110,8 +112,10 @@ def page(
         policy_lines=text.policy_lines,
         undefined_lines=text.undefined_lines,
         aggregates_line=text.aggregates_line,
+        claims=claims,
         together=together,
         together_note=across.NOTE,
+        diagram=lambda column: Markup(across.diagram(column)),
         together_methods=across.methods([c for c in together if not c.refused]),
         suite=facts["suite"],
         provenance=provenance(facts),

@@ -29,6 +29,8 @@ COMMANDS = (
     "list",
     "report",
     "train",
+    "fit",
+    "claims",
     "explain",
     "new",
     "check",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from vitxai.bench.cli import app
@@ -88,6 +89,25 @@ def test_files_that_do_not_fit_are_exit_code_1(tmp_path: Path) -> None:
     result = bench("data", "salinas", "--path", tmp_path)
     assert result.exit_code == 1
     assert "not usable: salinas needs an array salinas_corrected" in result.stdout
+
+
+def test_pictures_that_cannot_be_read_are_told_and_counted(tmp_path: Path) -> None:
+    for number in range(10):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        Image.effect_noise((16, 16), 50).convert("RGB").save(tmp_path / "a" / f"{number}.png")
+    bad = tmp_path / "a" / "3.png"
+    bad.write_bytes(bad.read_bytes()[:100])
+    result = bench("data", "folder", "--path", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert "left out    1 files:" in result.output
+    assert "3.png cannot be read as a picture" in " ".join(result.output.split())
+    assert bench("data", "folder", "--path", str(tmp_path), "--strict").exit_code == 1
+    strict = bench("data", "folder,strict=true", "--path", str(tmp_path))
+    assert strict.exit_code == 1
+    assert "not usable:" in strict.output
+    for picture in (tmp_path / "a").iterdir():
+        picture.write_bytes(b"no")
+    assert "no sample that was looked at can be read" in bench("data", "folder", "--path", str(tmp_path)).output
 
 
 def test_built_in_data_need_no_path() -> None:

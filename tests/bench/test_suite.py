@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from vitxai.bench.contract import BadInputError, Spec, UnknownNameError
-from vitxai.bench.suite import load_suite, parse_suite, suite_names
+from vitxai.bench.cli_options import chosen_suite
+from vitxai.bench.contract import BadInputError, Spec, UnknownNameError, datasets
+from vitxai.bench.suite import SUITES, load_suite, parse_suite, suite_names
 
 MINIMAL = """
 name = "mine"
@@ -59,7 +60,7 @@ def test_a_board_may_have_lists_of_its_own(tmp_path: Path) -> None:
         ("n = 4", 'n = 4\ntarget = "guess"', ["'target'", "guess", "prediction", "label", "runner_up"]),
         ('["rollout"]', '["rollout,steps"]', ["explainers.0", "key=value"]),
         ('["rollout"]', '["rollout", "rollout"]', ["rollout", "twice", "explainers"]),
-        ('["sparseness"]', '["sparseness", "sparseness,x=1"]', ["sparseness", "twice", "metrics"]),
+        ('["sparseness"]', '["sparseness", "sparseness"]', ["sparseness", "twice", "metrics"]),
         ('name = "glyphs"', 'name = "Glyphs!"', ["boards.0.name", "Glyphs!"]),
         ('["builtin,id=glyphs,seed=0"]', "[]", ["boards.0.models"]),
         ("n = 4", "n = = 4", ["mine.toml", "not valid TOML", "line 3"]),
@@ -79,6 +80,48 @@ def test_unknown_suite_names_the_known_ones() -> None:
         load_suite("defualt")
     with pytest.raises(BadInputError, match=r"no suite file at nowhere\.toml"):
         load_suite("nowhere.toml")
+
+
+class TestOtherData:
+    """`--dataset` and `--model`: the suite's protocol on other data."""
+
+    def test_one_board_a_data_set_each_with_all_models(self, tmp_path: Path) -> None:
+        suite = load_suite(written(tmp_path, MINIMAL))
+        swapped = suite.on(["leaves,seed=1", "leaves,seed=2", "voc,path=here"], ["file,path=a", "file,path=b"], n=9)
+        assert [(board.name, str(board.dataset)) for board in swapped.boards] == [
+            ("leaves_1", "leaves,seed=1"),
+            ("leaves_2", "leaves,seed=2"),
+            ("voc", "voc,path=here"),
+        ]
+        assert all([str(model) for model in board.models] == ["file,path=a", "file,path=b"] for board in swapped.boards)
+        assert (swapped.n, suite.n) == (9, 4)
+        assert (swapped.explainers, swapped.metrics, swapped.name) == (suite.explainers, suite.metrics, suite.name)
+
+    def test_without_data_only_the_number_of_samples_changes(self, tmp_path: Path) -> None:
+        suite = load_suite(written(tmp_path, MINIMAL))
+        assert suite.on([]) is suite
+        assert suite.on([], n=3) == suite.model_copy(update={"n": 3})
+
+    def test_data_without_models_and_models_without_data_are_errors_of_usage(self, tmp_path: Path) -> None:
+        suite = load_suite(written(tmp_path, MINIMAL))
+        for asked in ((["glyphs"], []), ([], ["builtin,id=glyphs"])):
+            with pytest.raises(BadInputError, match="give both --dataset and --model"):
+                suite.on(*asked)
+
+    def test_boards_with_lists_of_their_own_are_not_swapped(self, tmp_path: Path) -> None:
+        suite = load_suite(written(tmp_path, MINIMAL + 'explainers = ["random"]\n'))
+        with pytest.raises(BadInputError, match=r"boards with lists of their own \(glyphs\).*mine\.toml"):
+            suite.on(["leaves"], ["builtin,id=leaves_fused"])
+
+    def test_the_options_of_the_command_line_do_so(self, tmp_path: Path) -> None:
+        path = written(tmp_path, MINIMAL)
+        swapped = chosen_suite(str(path), ["voc,path=here"], ["file,path=a"], 3)
+        assert swapped == load_suite(path).on(["voc,path=here"], ["file,path=a"], 3)
+        assert chosen_suite(str(path)) == load_suite(path)
+
+    def test_what_is_wrong_with_the_new_boards_is_told(self, tmp_path: Path) -> None:
+        with pytest.raises(BadInputError, match=r"on other data.*stands twice in models of board leaves"):
+            load_suite(written(tmp_path, MINIMAL)).on(["leaves"], ["file,path=a", "file,path=a"])
 
 
 class TestResolution:
@@ -124,3 +167,23 @@ class TestResolution:
         suite = self.suite(["*"]).model_copy(update={"exclude": ("rolout",)})  # type: ignore[attr-defined]
         with pytest.raises(UnknownNameError, match=r"rolout.*Did you mean rollout"):
             suite.resolved()
+
+
+class TestShippedSuites:
+    """Every suite of the project is readable, and what it names exists."""
+
+    @pytest.mark.parametrize("name", suite_names())
+    def test_every_plug_in_and_parameter_resolves(self, name: str) -> None:
+        suite = load_suite(name)
+        assert suite.name == name
+        for board in suite.resolved().boards:
+            datasets.create(board.dataset)
+
+    @pytest.mark.parametrize(
+        "name", [name for name in suite_names() if name.startswith(("focus", "selective", "agcam"))]
+    )
+    def test_a_suite_of_a_paper_says_what_it_regenerates_and_how_it_is_run(self, name: str) -> None:
+        text = (SUITES / f"{name}.toml").read_text()
+        header = [line for line in text.splitlines() if line.startswith("#")]
+        assert len(header) >= 5
+        assert f"--suite {name}" in text

@@ -188,6 +188,15 @@ def test_train_rows_are_split_by_hash(digits: Path) -> None:
     assert len(fit) > len(validation) > 0
 
 
+def test_rows_of_t10k_serve_all_splits_where_methods_have_to_learn(digits: Path) -> None:
+    (digits / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros((50, 2, 2), dtype=np.uint8))))
+    (digits / "t10k-labels-idx1-ubyte").write_bytes(idx(np.zeros(50, dtype=np.uint8)))
+    data = datasets.create(Spec("mnist", {"path": str(digits), "splits": "hash"}))
+    found = [data.ids(split) for split in ("fit", "validation", "test")]
+    assert sorted(id for ids in found for id in ids) == [f"t10k/{row:05d}" for row in range(50)]
+    assert len(found[0]) > len(found[2]) > 0
+
+
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [

@@ -96,6 +96,24 @@ def test_hyperleaf_rows_that_do_not_fit_are_left_out(hyperleaf: Path) -> None:
         make("hyperleaf2024", hyperleaf).info()
 
 
+def test_hyperleaf_traits_are_no_classes(hyperleaf: Path) -> None:
+    pytest.importorskip("tifffile")
+    table = hyperleaf / "train.csv"
+    table.write_text(table.read_text().replace("\n6,5000,0.1", "\n6,4321.5,0.25").replace("\n7,5000", "\n7,"))
+    data = make("hyperleaf2024", hyperleaf, task="traits")
+    info = data.info()
+    assert (info.classes, info.traits) == ((), ("GrainWeight", "Gsw", "PhiPS2"))
+    assert "labels" not in info.has
+    sample = data.sample("00006")
+    assert sample.label is None
+    np.testing.assert_array_equal(sample.traits, np.array([4321.5, 0.25, 0.6], dtype=np.float32))
+    assert "00007" not in everything(data)
+    assert "GrainWeight=''" in " ".join(data.left_out().values())  # type: ignore[attr-defined]
+    assert data.content_hash() != make("hyperleaf2024", hyperleaf).content_hash()
+    verdict = check_plugin("dataset", Spec("hyperleaf2024", {"path": str(hyperleaf), "task": "traits"}))
+    assert verdict.passed, str(verdict)
+
+
 # --- tomato
 
 

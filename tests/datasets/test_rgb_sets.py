@@ -352,11 +352,36 @@ def test_pets_name_what_is_wrong(pets: Path) -> None:
         ("Bengal_9 5 1 1\nX_1 5 1 1", "give breed 5 to"),
         ("Bengal 3", "lines are NAME BREED SPECIES NUMBER"),
         ("../../passwd_1 4 1 1", "leads out of"),
-        ("Birman_1 4 1 1", r"images/Birman_1\.jpg, annotations/trimaps/Birman_1\.png"),
+        ("Birman_1 4 1 1", r"1 of 16 samples lack a file .*: images/Birman_1\.jpg\."),
     ):
         (pets / "annotations" / "test.txt").write_text(line)
         with pytest.raises(BadInputError, match=text):
-            data("oxford_pets", pets).ids("test")
+            data("oxford_pets", pets, strict="true").ids("test")
+
+
+def test_pictures_that_are_not_there_are_left_out_and_counted(pets: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = data("oxford_pets", pets)
+    before = whole.content_hash()
+    gone = pets / "annotations" / "trimaps" / "Bengal_7.png"
+    gone.unlink()
+    found = data("oxford_pets", pets)
+    assert found.left_out() == {"Bengal_7": f"{gone} is not there, though the lists name it."}  # type: ignore[attr-defined]
+    assert f"oxford_pets leaves a sample out: {gone}" in caplog.text
+    for split in SPLITS:
+        assert list(found.ids(split)) == [id for id in whole.ids(split) if id != "Bengal_7"]
+    assert found.info() == whole.info()
+    assert found.content_hash() != before
+    refuse_sample(found, "Bengal_7", "no sample 'Bengal_7'")
+    with pytest.raises(BadInputError, match=r"1 of \d+ samples lack a file .*trimaps/Bengal_7\.png"):
+        data("oxford_pets", pets, strict="true").ids("test")
+
+
+def test_a_set_without_any_of_its_pictures_is_refused(pets: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for picture in (pets / "images").iterdir():
+        picture.unlink()
+    with pytest.raises(BadInputError, match=r"samples lack a file .*, \.\.\.\. Fetch and unpack"):
+        data("oxford_pets", pets).ids("test")
+    assert not caplog.records
 
 
 # ---- Stanford Dogs ----
@@ -445,7 +470,7 @@ def test_dogs_refuse_bad_annotations(dogs: Path, content: str, text: str) -> Non
 
 def test_dogs_lists_name_what_is_wrong(dogs: Path) -> None:
     for listed, text in (
-        ({"n02085620-Chihuahua/gone.jpg": 1}, r"1 of 13 files .* not in .*n02085620-Chihuahua/gone\.jpg"),
+        ({"n02085620-Chihuahua/gone.jpg": 1}, r"1 of 13 samples lack a file .*n02085620-Chihuahua/gone\.jpg"),
         ({"n02085620-Chihuahua/n02085620_1.jpg": 1}, "is in both train_list.mat and test_list.mat"),
         ({"n02085620-Chihuahua/n02085620_6.jpg": 2}, "give label 2 to"),
         ({"n02085620-Chihuahua/n02085620_6.jpg": 4}, "no picture of label 3"),
@@ -453,7 +478,7 @@ def test_dogs_lists_name_what_is_wrong(dogs: Path) -> None:
     ):
         dog_list(dogs / "test_list.mat", listed)
         with pytest.raises(BadInputError, match=text):
-            data("stanford_dogs", dogs).ids("test")
+            data("stanford_dogs", dogs, strict="true").ids("test")
 
 
 # ---- Caltech-101 ----
@@ -518,7 +543,7 @@ def test_caltech_splits_share_nothing_and_stay(caltech: Path) -> None:
     assert len(before) == 30
     photograph(caltech / "101_ObjectCategories" / "accordion" / "image_0011.jpg")
     with pytest.raises(BadInputError, match=r"Annotations/accordion/annotation_0011\.mat"):
-        data("caltech101", caltech).ids("test")
+        data("caltech101", caltech, strict="true").ids("test")
     shutil.rmtree(caltech / "Annotations")
     found = data("caltech101", caltech)
     assert found.info().has == {"labels"}
@@ -580,7 +605,7 @@ def test_indoor_lists_decide(indoor: Path) -> None:
 def test_indoor_names_what_is_wrong(indoor: Path, content: str, text: str) -> None:
     (indoor / "TestImages.txt").write_text(content)
     with pytest.raises(BadInputError, match=text):
-        data("mit_indoor67", indoor).ids("test")
+        data("mit_indoor67", indoor, strict="true").ids("test")
 
 
 # ---- Pascal VOC 2012 ----
@@ -623,7 +648,7 @@ def test_voc2012_void_is_ignored_and_val_is_test(pascal: Path) -> None:
     refuse_sample(found, "2008_000001", "no sample '2008_000001'")
 
 
-def test_voc2012_is_whole_or_refused(pascal: Path) -> None:
+def test_voc2012_says_what_is_wrong(pascal: Path) -> None:
     root = pascal / "VOCdevkit" / "VOC2012"
     listed = root / "ImageSets" / "Segmentation" / "val.txt"
     content = listed.read_text()
@@ -637,8 +662,11 @@ def test_voc2012_is_whole_or_refused(pascal: Path) -> None:
             data("voc2012", pascal).ids("test")
     listed.write_text(content)
     (root / "SegmentationClass" / "2007_000013.png").unlink()
-    with pytest.raises(BadInputError, match=r"1 of 32 files .*SegmentationClass/2007_000013\.png"):
-        data("voc2012", pascal).ids("test")
+    with pytest.raises(BadInputError, match=r"1 of 16 samples lack .*SegmentationClass/2007_000013\.png"):
+        data("voc2012", pascal, strict="true").ids("test")
+    found = data("voc2012", pascal)
+    assert "2007_000013" not in {id for split in SPLITS for id in found.ids(split)}
+    assert list(found.left_out()) == ["2007_000013"]  # type: ignore[attr-defined]
     listed.unlink()
     with pytest.raises(BadInputError, match=r"ImageSets/Segmentation/val\.txt"):
         data("voc2012", root).ids("test")

@@ -132,12 +132,21 @@ def test_adding_a_file_moves_no_other(tmp_path: Path) -> None:
     ("file", "content", "text"),
     [
         ("JPEGImages/b_2.jpg", b"no picture", r"b_2\.jpg cannot be read as a picture"),
-        ("SegmentationClass/b_2.png", b"", r"b_2\.png cannot be read as a picture"),
+        ("SegmentationClass/b_2.png", b"", r"b_2\.png is empty"),
     ],
 )
 def test_a_damaged_file_is_named(root: Path, file: str, content: bytes, text: str) -> None:
     (root / file).write_bytes(content)
     with pytest.raises(BadInputError, match=text):
+        voc(root).sample("b_2")
+
+
+def test_links_out_of_the_folder_are_refused(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = tmp_path_factory.mktemp("outside") / "secret.jpg"
+    Image.new("RGB", (SIZE, SIZE)).save(outside)
+    (root / "JPEGImages" / "b_2.jpg").unlink()
+    (root / "JPEGImages" / "b_2.jpg").symlink_to(outside)
+    with pytest.raises(BadInputError, match=r"b_2\.jpg leads out of"):
         voc(root).sample("b_2")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -91,3 +93,16 @@ def test_scale_and_batch_do_not_matter(scored):
         np.testing.assert_array_equal(together[name].values, scaled[name].values)
         alone = [scored(maps[row : row + 1], mask[row : row + 1])[name].values[0] for row in range(8)]
         np.testing.assert_array_equal(alone, together[name].values)
+
+
+def test_only_confident_samples_count(vit_batch, explained, vit, ctx):
+    maps = torch.zeros(8, *vit.input_size)
+    maps[:, :5] = 1.0
+    batch, explanation = replace(vit_batch, mask=maps.bool()), explained(maps)
+    with torch.inference_mode():
+        p = vit(batch.inputs).double().softmax(1).amax(1)
+    between = p.sort().values[3:5].mean().item()
+    for values in Otsu(min_probability=between).score(vit, batch, explanation, ctx).values():
+        np.testing.assert_array_equal(np.isnan(values.values), (p <= between).numpy())
+        assert {reason for reason in values.reasons if reason} == {f"p(target) is not above {between:g}"}
+    assert np.isfinite(Otsu().score(vit, batch, explanation, ctx)["otsu_jaccard"].values).all()

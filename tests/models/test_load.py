@@ -309,7 +309,9 @@ class TestEntryPoints:
         assert len(model.module.blocks) == 2
 
     def test_all_loaders_are_listed(self):
-        assert load.loader_names() == ["broken", "builtin", "file", "third", "timm", "wrong"]
+        assert load.loader_names() == [
+            "broken", "builtin", "file", "third", "timm", "torchvision", "transformers", "wrong",
+        ]  # fmt: skip
 
     def test_unknown_loader(self):
         with pytest.raises(UnknownNameError, match=r"unknown model loader 'tim'\. Did you mean timm"):

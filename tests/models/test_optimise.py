@@ -7,8 +7,27 @@ from torch import nn
 
 from vitxai.bench.contract import BadInputError, UnknownNameError
 from vitxai.bench.initialise import initialise, sine_positions
-from vitxai.models.augmentation import AFFINE_RANGES, AUGMENTATIONS, MAX_SHIFT, affine, dihedral, mirror, shift
-from vitxai.models.optimise import EpochRecord, LabelledInputs, Schedule, best_epoch, class_weights, optimise, predict
+from vitxai.models.augmentation import (
+    AFFINE_RANGES,
+    AUGMENTATIONS,
+    MAX_SHIFT,
+    PHOTO_RANGES,
+    affine,
+    dihedral,
+    mirror,
+    photo,
+    shift,
+)
+from vitxai.models.optimise import (
+    EpochRecord,
+    LabelledInputs,
+    Schedule,
+    SquaredError,
+    best_epoch,
+    class_weights,
+    optimise,
+    predict,
+)
 from vitxai.models.spectral import SpectralViT
 
 
@@ -112,6 +131,145 @@ def test_a_schedule_without_steps_is_refused(wrong):
         Schedule(**wrong)
 
 
+class Stop(Exception):
+    """Ends a training from its progress."""
+
+
+def stop_after(epoch: int):
+    def told(record: EpochRecord) -> None:
+        if record.epoch == epoch:
+            raise Stop
+
+    return told
+
+
+def dropping() -> nn.Module:
+    """Draws from torch's global generator, and has a frozen part and a buffer that training changes."""
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Flatten(), nn.Dropout(0.3), nn.Linear(32, 8), nn.Linear(8, 2)
+    )
+    module[5].requires_grad_(False)
+    return module
+
+
+@pytest.mark.parametrize("policy", ["one_cycle", "cosine", "step", "constant"])
+@pytest.mark.parametrize("stopped", [0, 2, 4])
+def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(policy, stopped, tmp_path):
+    schedule = Schedule(
+        epochs=5, batch_size=8, learning_rate=0.05, augmentation="dihedral", policy=policy, step_epochs=2
+    )
+    arguments = {"classes": 2, "seed": 4}
+    whole = dropping()
+    torch.manual_seed(1)
+    expected = optimise(whole, brightness(30), brightness(12), schedule, **arguments)
+
+    state, first = tmp_path / "deep" / "state", dropping()
+    torch.manual_seed(1)
+    with pytest.raises(Stop):
+        optimise(first, brightness(30), brightness(12), schedule, **arguments, resume=state,
+                 progress=stop_after(stopped))  # fmt: skip
+    assert state.is_file()
+    again = dropping()
+    torch.manual_seed(99)  # whatever the process that goes on has drawn before
+    records = optimise(again, brightness(30), brightness(12), schedule, **arguments, resume=state)
+    assert not state.exists()
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor, rtol=0, atol=0)
+    for one, other in zip(expected, records, strict=True):
+        assert (one.fit_loss, one.validation_loss, one.learning_rate) == (
+            other.fit_loss, other.validation_loss, other.learning_rate,
+        )  # fmt: skip
+
+
+def test_the_state_of_another_training_is_refused(tmp_path):
+    state = tmp_path / "state"
+    schedule = Schedule(epochs=3, batch_size=8)
+    with pytest.raises(Stop):
+        optimise(linear(), brightness(16), brightness(8), schedule, classes=2, seed=0, resume=state,
+                 progress=stop_after(0))  # fmt: skip
+    with pytest.raises(BadInputError, match="another training"):
+        optimise(linear(), brightness(16), brightness(8), schedule, classes=2, seed=1, resume=state)
+    assert state.is_file()
+
+
+def test_the_state_of_another_module_is_refused(tmp_path):
+    state = tmp_path / "state"
+    schedule = Schedule(epochs=3, batch_size=8)
+    with pytest.raises(Stop):
+        optimise(linear(), brightness(16), brightness(8), schedule, classes=2, seed=0, resume=state,
+                 progress=stop_after(0))  # fmt: skip
+    with pytest.raises(BadInputError, match="another training"):
+        optimise(dropping(), brightness(16), brightness(8), schedule, classes=2, seed=0, resume=state)
+
+
+@pytest.mark.parametrize("changed", ["samples", "frozen weights"])
+def test_the_state_of_a_training_on_other_samples_or_another_backbone_is_refused(changed, tmp_path):
+    state, schedule = tmp_path / "state", Schedule(epochs=3, batch_size=8)
+    with pytest.raises(Stop):
+        optimise(dropping(), brightness(16), brightness(8), schedule, classes=2, seed=0, resume=state,
+                 progress=stop_after(0))  # fmt: skip
+    module, samples = dropping(), brightness(16)
+    with torch.no_grad():
+        (samples.inputs if changed == "samples" else module[5].weight)[0] += 1.0
+    with pytest.raises(BadInputError, match="another training"):
+        optimise(module, samples, brightness(8), schedule, classes=2, seed=0, resume=state)
+
+
+def rates(**options) -> list[float]:
+    schedule = Schedule(batch_size=8, learning_rate=0.1, **options)
+    records = optimise(linear(), brightness(16), brightness(8), schedule, classes=2, seed=0)
+    return [record.learning_rate for record in records]
+
+
+def test_learning_rates_by_hand():
+    # Two steps an epoch; a record has the rate with which its epoch began.
+    assert rates(epochs=3, policy="constant") == pytest.approx([0.1, 0.1, 0.1])
+    steps = rates(epochs=5, policy="step", step_epochs=2, step_factor=0.7)
+    assert steps == pytest.approx([0.1, 0.1, 0.07, 0.07, 0.049])
+    cosine = [0.05 * (1 + torch.cos(torch.tensor(torch.pi * epoch / 4)).item()) for epoch in range(4)]
+    assert rates(epochs=4, policy="cosine") == pytest.approx(cosine)
+    rising = rates(epochs=4, policy="one_cycle", warmup=0.5)
+    assert rising[0] < rising[1] < rising[2] > rising[3]
+
+
+def test_an_unknown_policy_is_refused_by_name():
+    with pytest.raises(UnknownNameError, match="cosine"):
+        Schedule(policy="cosinus")
+
+
+def test_a_linear_trait_is_regressed_and_the_accuracy_is_r_squared():
+    inputs = torch.randn(128, 1, 4, 4, generator=generator())
+    traits = torch.stack([3 * inputs.mean((1, 2, 3)) + 1, inputs[:, 0, 0, 0] - 2], dim=1)
+    data, held_out = LabelledInputs(inputs[:96], traits[:96]), LabelledInputs(inputs[96:], traits[96:])
+    module = linear()
+    schedule = Schedule(epochs=60, batch_size=16, learning_rate=0.05, weight_decay=0.0)
+    records = optimise(module, data, held_out, schedule, objective=SquaredError(), seed=0)
+    assert records[best_epoch(records)].validation_accuracy > 0.99
+    outputs = predict(module, held_out.inputs, 8)
+    residual = (outputs - held_out.labels).square().sum(0)
+    total = (held_out.labels - held_out.labels.mean(0)).square().sum(0)
+    expected = (1 - residual / total).mean().item()
+    assert records[best_epoch(records)].validation_accuracy == pytest.approx(expected, abs=1e-5)
+
+
+def test_squared_error_by_hand():
+    # One trait: errors 1 and 1 around a truth of variance 4: R2 = 1 - 2 / 8. Its loss is 1.
+    loss, r2 = SquaredError().judged(torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0], [4.0]]))
+    assert (loss, r2) == (1.0, 0.75)
+
+
+def test_amp_learns_too_and_its_passes_are_in_bfloat16():
+    seen = []
+    module = linear()
+    module[1].register_forward_hook(lambda _, __, output: seen.append(output.dtype))
+    schedule = Schedule(epochs=15, batch_size=16, learning_rate=0.05, amp=True)
+    records = optimise(module, brightness(64), brightness(32), schedule, classes=2, seed=0)
+    assert records[best_epoch(records)].validation_accuracy == 1.0
+    assert set(seen) == {torch.bfloat16, torch.float32}  # in steps, and in the validation that decides
+    assert module[1].weight.dtype == torch.float32
+
+
 def test_an_unknown_augmentation_is_refused_by_name():
     with pytest.raises(UnknownNameError, match="dihedral"):
         Schedule(augmentation="dihedrall")
@@ -160,6 +318,25 @@ def test_affine_changes_stay_within_their_ranges():
     centre = (moved.sum(2) * rows).sum(1) / moved.sum((1, 2))
     assert centre.abs().max() < AFFINE_RANGES[4] * 1.2
     assert centre.std() > 1.5
+
+
+def test_photo_mirrors_half_of_the_images_and_enlarges_a_crop():
+    # Columns count from -1 to 1, so that a straight crop would keep 7/8 of their range; turns mix in some of the rows.
+    columns = torch.linspace(-1, 1, 32).expand(200, 3, 32, 32)
+    changed = photo(columns, generator())
+    slope = changed[..., -4:].mean((1, 2, 3)) - changed[..., :4].mean((1, 2, 3))
+    assert 60 < (slope < 0).sum() < 140
+    size = slope.abs() / (columns[0, 0, 0, -4:].mean() - columns[0, 0, 0, :4].mean())
+    assert size.min() > 0.875 * (1 - PHOTO_RANGES[2]) * 0.9
+    assert size.max() < 0.875 * (1 + PHOTO_RANGES[2]) * 1.05
+
+
+def test_photo_keeps_grey_images_grey_and_changes_brightness_by_its_range():
+    grey = torch.zeros(300, 3, 8, 8)
+    changed = photo(grey, generator())
+    assert (changed - changed.mean(1, keepdim=True)).abs().max() < 1e-6
+    assert changed.abs().max() <= PHOTO_RANGES[1]
+    assert changed.abs().max() > 0.9 * PHOTO_RANGES[1]
 
 
 def test_queries_and_keys_begin_near_a_multiple_of_identity():

@@ -83,6 +83,12 @@ class TestCriticalDifference:
     def test_quantiles(self, k: int, q: float) -> None:
         assert rt.critical_difference(k, 24) * np.sqrt(6 * 24 / (k * (k + 1))) == pytest.approx(q, abs=1e-3)
 
+    @pytest.mark.parametrize("k", [2, 3, 8, 21, 60])
+    @pytest.mark.parametrize("alpha", [0.05, 0.1])
+    def test_the_studentised_range_agrees_with_scipy(self, k: int, alpha: float) -> None:
+        expected = scipy.stats.studentized_range.ppf(1 - alpha, k, np.inf)
+        assert rt.studentised_range(k, alpha) == pytest.approx(expected, rel=1e-10)
+
     def test_agrees_with_scikit_posthocs(self) -> None:
         """A pair at exactly the critical difference has p = 5 % there."""
         posthocs = pytest.importorskip("scikit_posthocs")

@@ -43,6 +43,29 @@ class TestBootstrap:
         interval = st.bootstrap_means(np.full((11, 1), constant), counts(11))
         assert (interval.mean[0], interval.low[0], interval.high[0]) == (constant, constant, constant)
 
+    @pytest.mark.parametrize("kind", ["normal", "cauchy", "two values", "constant", "short"])
+    @pytest.mark.parametrize("alpha", [0.05, 0.5])
+    def test_ends_are_numpys_percentiles_to_the_last_bit(self, kind: str, alpha: float) -> None:
+        rng = np.random.default_rng(4)
+        draws = {
+            "normal": rng.normal(size=(5, 9_999)),
+            "cauchy": rng.standard_cauchy((5, 9_999)),
+            "two values": rng.integers(0, 2, (5, 1_000)).astype(float),
+            "constant": np.full((2, 100), 0.1),
+            "short": rng.normal(size=(4, 3)),
+        }[kind]
+        expected = np.percentile(draws, [50 * alpha, 100 - 50 * alpha], axis=1)
+        assert np.array_equal(st._percentiles(draws, alpha), expected)
+
+    def test_resamples_without_a_defined_sample_are_left_out(self) -> None:
+        draws = np.random.default_rng(0).normal(size=(3, 500))
+        draws[0, :100] = NAN
+        draws[2] = NAN
+        ends = st._percentiles(draws, 0.05)
+        assert ends[:, 0].tolist() == np.percentile(draws[0, 100:], [2.5, 97.5]).tolist()
+        assert ends[:, 1].tolist() == np.percentile(draws[1], [2.5, 97.5]).tolist()
+        assert np.isnan(ends[:, 2]).all()
+
     def test_undefined_samples_are_left_out_and_counted(self) -> None:
         values = np.array([[1.0, 1.0], [NAN, 2.0], [3.0, 3.0], [NAN, 4.0]])
         interval = st.bootstrap_means(values, counts(4))

@@ -1,0 +1,138 @@
+"""What a fitted explainer learns and from what; artefacts that are named, and those that ship."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vitxai.bench.context import EngineContext
+from vitxai.bench.contract import BadInputError, Batch, Explainer, Fitted, Model
+from vitxai.explainers import _fitting
+from vitxai.explainers._fitting import files_hash, fit_module, learned, read_fit, restore, write_fit
+from vitxai.models.handle import wrap
+from vitxai.models.optimise import CrossEntropy, Schedule
+
+
+@dataclass(frozen=True)
+class Learner(Explainer):
+    """Three numbers in, two classes out."""
+
+    name = "learner"
+    strength: float = 1.0
+    artefact: Path | None = None
+
+
+class Frozen(nn.Module):
+    """A backbone that counts its passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.passes = 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.passes += 1
+        features: Tensor = self.linear(inputs.flatten(1))
+        return features
+
+
+@pytest.fixture
+def model() -> Model:
+    torch.manual_seed(0)
+    return wrap(Frozen(), mean=(0.0,) * 3, std=(1.0,) * 3, input_size=(1, 1))
+
+
+def context(label: int | None = None, data_hash: str = "data") -> EngineContext:
+    def samples(split: str, count: int, labels: bool) -> Batch:
+        count = min(count, {"fit": 40, "validation": 12}[split])
+        classes = torch.arange(count) % 2
+        inputs = torch.randn(count, 3, 1, 1, generator=torch.Generator().manual_seed(len(split))) + 3 * classes.view(
+            -1, 1, 1, 1
+        )
+        if label is not None:
+            classes[3] = label
+        return Batch(tuple(f"{split}/{row}" for row in range(count)), inputs, classes, classes)
+
+    return EngineContext(seed=1, max_rows=16, fit_data=samples, data_hash=data_hash)
+
+
+def head() -> nn.Module:
+    torch.manual_seed(2)
+    return nn.Linear(3, 2)
+
+
+SCHEDULE = Schedule(epochs=4, batch_size=8, learning_rate=0.1)
+
+
+def test_features_are_computed_once_for_all_epochs(model: Model) -> None:
+    fitted = fit_module(
+        Learner(), model, context(), head(), SCHEDULE, samples=40, classes=2, objective=CrossEntropy(),
+        features=model.module,
+    )  # fmt: skip
+    assert model.module.passes == 3 + 1  # 40 and 12 samples, 16 at once
+    assert fitted.facts["epochs"] == 4
+    assert fitted.facts["parameters"] == 8
+    assert fitted.facts["validation_accuracy"] == max(line["validation_accuracy"] for line in fitted.facts["log"])
+    assert set(fitted.tensors) == {"weight", "bias"}
+    joined = nn.Sequential(model.module, head())
+    at_every_step = fit_module(
+        Learner(), model, context(), joined, SCHEDULE, samples=40, classes=2, objective=CrossEntropy()
+    )
+    for name, tensor in fitted.tensors.items():
+        torch.testing.assert_close(at_every_step.tensors[f"1.{name}"], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_a_sample_without_a_label_is_named(model: Model) -> None:
+    with pytest.raises(BadInputError, match="sample 'fit/3' has no label"):
+        fit_module(Learner(), model, context(label=-1), head(), SCHEDULE, samples=8, classes=2)
+
+
+def test_what_was_learned_is_put_back_frozen_or_refused() -> None:
+    module, other = head(), nn.Linear(3, 2)
+    restored = restore(other, Fitted(learned(module)), "learner")
+    assert restored is other
+    assert torch.equal(other.weight, module.weight)
+    assert not other.weight.requires_grad
+    assert not other.training
+    with pytest.raises(BadInputError, match="learned nothing yet"):
+        restore(head(), None, "learner")
+    with pytest.raises(BadInputError, match="does not fit this model: weight differ"):
+        restore(nn.Linear(4, 2), Fitted(learned(module)), "learner")
+    with pytest.raises(BadInputError, match="bias, weight differ"):
+        restore(head(), Fitted(), "learner")
+
+
+def test_of_those_that_ship_the_one_that_fits_is_taken(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = files_hash(Learner())
+    paths = [tmp_path / f"learner-{name}.safetensors" for name in ("a", "b")]
+    for path, strength in zip(paths, (1.0, 2.0), strict=True):
+        fitted = Fitted({"weight": torch.full((2, 3), strength)}, {"validation_accuracy": strength})
+        write_fit(path, Learner(strength), model, "data", fitted, "bench fit learner")
+    monkeypatch.setattr(_fitting, "shipped_files", lambda name: paths)
+    found = read_fit(Learner(2.0), model, "data")
+    assert found is not None
+    assert torch.equal(found.tensors["weight"], torch.full((2, 3), 2.0))
+    assert found.facts == {
+        "validation_accuracy": 2.0,
+        "artefact": "learner-b.safetensors",
+        "command": "bench fit learner",
+    }
+    assert read_fit(Learner(3.0), model, "data") is None
+    assert read_fit(Learner(2.0), model, "other") is None
+    assert read_fit(Learner(2.0), replace(model, weights_hash="other"), "data") is None
+    assert fit_module(Learner(2.0), model, context(), head(), SCHEDULE, samples=8).facts == found.facts
+    assert files_hash(Learner()) != empty
+
+
+def test_a_file_without_the_header_is_no_artefact(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "tensors.safetensors"
+    save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(BadInputError, match="is no artefact of `bench fit`"):
+        read_fit(Learner(artefact=path), model, "data")
