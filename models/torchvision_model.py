@@ -89,7 +89,7 @@ class TorchvisionModel:
         return wrap(module, mean=MEAN, std=STD, provenance=(("torchvision_id", self.id), *facts))
 
     def _drawn(self, name: str) -> Mapping[str, Tensor]:
-        import torchvision  # type: ignore[import-untyped]
+        import torchvision
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -125,7 +125,7 @@ class TorchvisionModel:
 
     def _published(self, name: str, tag: str) -> Path:
         """The published file in torch's cache or, with ``online``, from the network."""
-        import torchvision  # type: ignore[import-untyped]
+        import torchvision
 
         published: Any = torchvision.models.get_model_weights(name)
         if tag and tag not in published.__members__:
