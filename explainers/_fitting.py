@@ -24,6 +24,9 @@ HEADER_KEY = "vitxai-fit"
 ARTEFACT = "artefact"
 """Name of the parameter that names an artefact file; no part of what the artefact must match."""
 
+READOUT = "READOUT"
+"""Class attribute that names the parameters on which the map depends, but not the fit: no part of it either."""
+
 FEATURE_ROWS = 64
 """Samples whose features are computed together."""
 
@@ -60,7 +63,7 @@ def fit_module(
     """
     from ..models.optimise import best_epoch, optimise
 
-    found = read_fit(explainer, model, ctx.data_hash)
+    found = read_fit(explainer, model, ctx.data_hash, ctx.seed)
     if found is not None:
         return found
     fit, held_out = ctx.data("fit", samples, labels=True), ctx.data("validation", validation, labels=True)
@@ -83,6 +86,7 @@ def fit_module(
         )
     best = records[best_epoch(records)]
     facts = {
+        "seed": ctx.seed,
         "fit_samples": len(fit),
         "validation_samples": len(held_out),
         "validation_accuracy": best.validation_accuracy,
@@ -131,7 +135,8 @@ def restore(module: M, fitted: Fitted | None, name: str) -> M:
 
 def identity_of(explainer: Explainer, model: Model, data_hash: str) -> dict[str, str]:
     """What an artefact must match to be used: the explainer with its parameters, the frozen model and the data set."""
-    parameters = {f.name: getattr(explainer, f.name) for f in fields(explainer) if f.name != ARTEFACT}  # type: ignore[arg-type]
+    no_part = {ARTEFACT, *getattr(explainer, READOUT, ())}
+    parameters = {f.name: getattr(explainer, f.name) for f in fields(explainer) if f.name not in no_part}  # type: ignore[arg-type]
     text = json.dumps(parameters, sort_keys=True, default=str)
     return {"explainer": f"{explainer.name} {text}", "weights": model.weights_hash, "data": data_hash}
 
@@ -151,8 +156,8 @@ def write_fit(path: Path, explainer: Explainer, model: Model, data_hash: str, fi
     partial.replace(path)
 
 
-def read_fit(explainer: Explainer, model: Model, data_hash: str) -> Fitted | None:
-    """The artefact that the explainer names, or one that ships; None where there is none.
+def read_fit(explainer: Explainer, model: Model, data_hash: str, seed: int = 0) -> Fitted | None:
+    """The artefact that the explainer names, or one that ships and was fitted with this seed; None where there is none.
 
     Raises:
         BadInputError: the named file is missing, no artefact, or one of another explainer, model or data set.
@@ -170,7 +175,7 @@ def read_fit(explainer: Explainer, model: Model, data_hash: str) -> Fitted | Non
         return _loaded(Path(named), header)
     for path in shipped_files(explainer.name):
         header = _header(path)
-        if header["identity"] == wanted:
+        if header["identity"] == wanted and header["facts"].get("seed", 0) == seed:
             return _loaded(path, header)
     return None
 

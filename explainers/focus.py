@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -58,8 +58,9 @@ class Focus(Explainer):
 
     Explains its own model: prompts p(c,g) for each class c and spectral group g, and a [SINK], beside the tokens of a
     frozen ViT; the score of a class is a shared linear head on the mean of its prompts' outputs. One forward pass, no
-    gradients. The defaults are the paper's text; what it leaves open is an option, and the rest of this list are
-    extensions. A reconstruction: no code is public, and equations 2 and 4 contradict each other on the tokens.
+    gradients. The defaults follow the paper's text, but for the adapter and ``isolate`` (the ViT's features stay its
+    own) and a shorter fit (the paper: 100 epochs at 5e-4); the rest of this list are extensions. A reconstruction: no
+    code is public, and equations 2 and 4 contradict each other on the tokens.
 
     Attributes:
         tokens: ``group``: each prompt reads the tokens of its group only (a spectral-token model); ``fused``: every
@@ -70,13 +71,14 @@ class Focus(Explainer):
         depth: one set of prompts before the first block, or one more added before each further block.
         sink: whether there is a [SINK].
         sink_weight: lambda of eq. 3.
-        aux_heads: which heads the sink attracts; the cube is the mean over the others.
+        aux_heads: which heads the sink attracts; the cube is the mean over the others, also without a sink.
         isolate: the ViT's own tokens do not see prompts and sink, so that its features and logits stay bit-equal.
         separate: prompts read the tokens as they are when no group attends to another, so that a group's prompt
-            depends on its own bands alone.
+            depends on its own bands alone; [SINK] then reads no tokens.
         readout: ``max``: eq. 4 as it stands; ``kept_mass``: each group's map sums to the attention that its prompt
-            keeps from [SINK], mean over blocks; ``evidence``: to what its prompt adds to the score of the class beyond
-            other classes, less the mean over fit samples (signed; with ``separate`` the Shapley value of the group).
+            pays to tokens rather than to [SINK] or itself, mean over blocks and all heads; ``evidence``: to what its
+            prompt says for the class beyond the mean of the others, less the mean over fit samples (signed; with
+            ``separate`` the Shapley value of the group, times the number of groups).
         head: one linear head for all prompts, or one a group.
         group_dropout: share of groups that a step of the fit leaves out of the mean.
         band_share: splits a group's value among its bands by their share in the token's embedding.
@@ -110,13 +112,17 @@ class Focus(Explainer):
     patience: PositiveInt = 10
     artefact: Path | None = None
 
+    READOUT: ClassVar = ("readout", "band_share")
+
     def content_hash(self) -> str:
         return files_hash(self)
 
     def fit(self, model: Model, ctx: Context) -> Fitted:
         from ..models.optimise import Schedule
 
-        found = read_fit(self, model, ctx.data_hash)
+        if self.readout == "kept_mass" and not self.sink:
+            raise BadInputError("readout=kept_mass is what prompts keep from [SINK]; it needs sink=true.")
+        found = read_fit(self, model, ctx.data_hash, ctx.seed)
         if found is not None:
             return found
         batch = ctx.data("fit", self.samples, labels=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -55,6 +55,8 @@ class INTR(Explainer):
     batch_size: PositiveInt = 64
     learning_rate: PositiveFloat = 1e-3
     artefact: Path | None = None
+
+    READOUT: ClassVar = ("layer",)
 
     def __post_init__(self) -> None:
         if self.width % self.heads:

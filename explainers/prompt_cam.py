@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -47,6 +47,8 @@ class PromptCAM(Explainer):
     batch_size: PositiveInt = 32
     patience: PositiveInt = 5
     artefact: Path | None = None
+
+    READOUT: ClassVar = ("heads",)
 
     def content_hash(self) -> str:
         return files_hash(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -87,13 +87,15 @@ class ProtoPFormer(Explainer):
     learning_rate: PositiveFloat = 3e-3
     artefact: Path | None = None
 
+    READOUT: ClassVar = ("map",)
+
     def content_hash(self) -> str:
         return files_hash(self)
 
     def fit(self, model: Model, ctx: Context) -> Fitted:
         from ..models.optimise import CrossEntropy, Schedule, class_weights
 
-        found = read_fit(self, model, ctx.data_hash)
+        found = read_fit(self, model, ctx.data_hash, ctx.seed)
         if found is not None:
             return found
         read, head = foreground(model, self.keep), self._head(model, ctx.seed)

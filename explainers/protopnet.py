@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -63,13 +63,15 @@ class ProtoPNet(Explainer):
     weight_epochs: NonNegativeInt = 20
     artefact: Path | None = None
 
+    READOUT: ClassVar = ("map",)
+
     def content_hash(self) -> str:
         return files_hash(self)
 
     def fit(self, model: Model, ctx: Context) -> Fitted:
         from ..models.optimise import CrossEntropy, LabelledInputs, Schedule, class_weights
 
-        found = read_fit(self, model, ctx.data_hash)
+        found = read_fit(self, model, ctx.data_hash, ctx.seed)
         if found is not None:
             return found
         read, head = final_tokens(model), self._head(model, ctx.seed)

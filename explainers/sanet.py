@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -59,13 +59,15 @@ class SANet(Explainer):
     learning_rate: PositiveFloat = 1e-2
     artefact: Path | None = None
 
+    READOUT: ClassVar = ("layer",)
+
     def content_hash(self) -> str:
         return files_hash(self)
 
     def fit(self, model: Model, ctx: Context) -> Fitted:
         from ..models.optimise import CrossEntropy, Schedule, class_weights
 
-        found = read_fit(self, model, ctx.data_hash)
+        found = read_fit(self, model, ctx.data_hash, ctx.seed)
         if found is not None:
             return found
         own = self._attended(model, ctx.seed)

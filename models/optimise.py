@@ -36,7 +36,7 @@ class Schedule:
         clip: largest norm of the gradient.
         augmentation: a key of ``AUGMENTATIONS``.
         patience: epochs without a lower validation loss after which training stops; None to run all epochs.
-        betas: of AdamW.
+        betas: of AdamW; the one-cycle policy moves the first one between .95 and .85.
         policy: one cycle (cosine both ways), cosine down to 0, a step down by ``step_factor`` every ``step_epochs``
             epochs, or constant.
         amp: forward passes in bfloat16 where torch's autocast allows it.

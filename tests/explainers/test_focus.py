@@ -23,7 +23,7 @@ from vitxai.bench.suite import parse_suite
 from vitxai.bench.tasks import Score
 from vitxai.explainers._bandwise import band_shares
 from vitxai.explainers._fitting import write_fit
-from vitxai.explainers._prompts import FromKeysValues, SinkAttraction, auxiliary_heads
+from vitxai.explainers._prompts import FromKeysValues, GroupedHead, PromptTokens, SinkAttraction, auxiliary_heads
 from vitxai.models.handle import wrap
 from vitxai.models.spectral import SpectralViT
 from vitxai.models.spectral_backbone import SpectralBackbone
@@ -331,6 +331,29 @@ class TestAuxiliaryHeads:
         assert torch.equal(drawn[0], drawn[1])
         assert any(not torch.equal(drawn[0], other) for other in drawn[2:])
         assert all((heads.sum(1) == 2).all() for heads in drawn)
+
+
+def test_a_step_leaves_out_groups_but_never_all():
+    torch.manual_seed(0)
+    head, outputs = GroupedHead(4, 3, 5, dropout=0.8), torch.randn(40, 15, 4)
+    said = head.evidence(outputs)
+    subsets = [list(subset) for size in range(1, 6) for subset in itertools.combinations(range(5), size)]
+    kept = []
+    for row, scores in enumerate(head.train()(outputs)):
+        found = [subset for subset in subsets if torch.allclose(said[row][:, subset].mean(1), scores, atol=1e-6)]
+        assert len(found) == 1
+        kept.append(len(found[0]))
+    assert 1 <= sum(kept) / 40 < 2
+    torch.testing.assert_close(head.eval()(outputs), said.mean(2))
+
+
+@pytest.mark.parametrize("sharing", ["class", "shared", "hierarchical"])
+def test_prompts_begin_as_the_class_token_and_later_sets_at_nothing(sharing):
+    start = torch.arange(4.0)[None]
+    tokens = PromptTokens(3, 5, 2, start, sharing, spread=0.0)()
+    assert tokens.shape == (3, 2 if sharing == "shared" else 10, 4)
+    torch.testing.assert_close(tokens[0], start.expand_as(tokens[0]))
+    assert not tokens[1:].any()
 
 
 @pytest.mark.parametrize("isolate", [True, False])
