@@ -16,6 +16,7 @@ from . import (
     cli_explain,
     cli_fit,
     cli_gate,
+    cli_layers,
     cli_list,
     cli_machine,
     cli_prototypes,
@@ -51,6 +52,7 @@ app.command("check")(cli_authoring.check)
 app.command("gate")(cli_gate.gate)
 app.command("compare")(cli_compare.compare)
 app.command("claims")(cli_claims.claims)
+app.command("layers")(cli_layers.layers)
 app.command("doctor")(cli_machine.doctor)
 app.command("cache")(cli_machine.cache)
 

@@ -31,6 +31,8 @@ COMMANDS = (
     "train",
     "fit",
     "claims",
+    "layers",
+    "prototypes",
     "explain",
     "new",
     "check",

@@ -113,20 +113,22 @@ def test_of_those_that_ship_the_one_that_fits_is_taken(
     empty = files_hash(Learner())
     paths = [tmp_path / f"learner-{name}.safetensors" for name in ("a", "b")]
     for path, strength in zip(paths, (1.0, 2.0), strict=True):
-        fitted = Fitted({"weight": torch.full((2, 3), strength)}, {"validation_accuracy": strength})
+        fitted = Fitted({"weight": torch.full((2, 3), strength)}, {"seed": 1, "validation_accuracy": strength})
         write_fit(path, Learner(strength), model, "data", fitted, "bench fit learner")
     monkeypatch.setattr(_fitting, "shipped_files", lambda name: paths)
-    found = read_fit(Learner(2.0), model, "data")
+    found = read_fit(Learner(2.0), model, "data", seed=1)
     assert found is not None
     assert torch.equal(found.tensors["weight"], torch.full((2, 3), 2.0))
     assert found.facts == {
+        "seed": 1,
         "validation_accuracy": 2.0,
         "artefact": "learner-b.safetensors",
         "command": "bench fit learner",
     }
-    assert read_fit(Learner(3.0), model, "data") is None
-    assert read_fit(Learner(2.0), model, "other") is None
-    assert read_fit(Learner(2.0), replace(model, weights_hash="other"), "data") is None
+    assert read_fit(Learner(2.0), model, "data", seed=2) is None
+    assert read_fit(Learner(3.0), model, "data", seed=1) is None
+    assert read_fit(Learner(2.0), model, "other", seed=1) is None
+    assert read_fit(Learner(2.0), replace(model, weights_hash="other"), "data", seed=1) is None
     assert fit_module(Learner(2.0), model, context(), head(), SCHEDULE, samples=8).facts == found.facts
     assert files_hash(Learner()) != empty
 
