@@ -25,7 +25,6 @@ from . import (
 )
 
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="bench",

@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import PluginOption, absolute, console
-
-EXIT_INTERRUPTED = 130
+from .cli_options import EXIT_INTERRUPTED, PluginOption, absolute, console
 
 
 def fit(

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from .suite import Suite
 
+EXIT_INTERRUPTED = 130
+"""Of a command that Ctrl-C stopped and that can go on."""
+
 SuiteOption = Annotated[str, typer.Option("--suite", "-s", metavar="NAME|FILE", help="A suite's name, or a TOML file.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the results.")]
 StoreOption = Annotated[

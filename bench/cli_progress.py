@@ -6,17 +6,10 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TaskID
 
 from .cell_run import Event
+from .progress_bar import progress_bar
 from .tasks import Cell
 
 QUIET = ("ok", "unsupported")
@@ -31,17 +24,7 @@ class RunDisplay:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            disable=not console.is_terminal,
-            speed_estimate_period=SPEED_WINDOW_S,
-            transient=True,
-        )
+        self._live = progress_bar(console, SPEED_WINDOW_S)
         self._bars: dict[Cell, TaskID] = {}
         self._failed: set[tuple[Cell, str]] = set()
 

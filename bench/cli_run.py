@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .cli_options import (
+    EXIT_INTERRUPTED,
     OnDataOption,
     OnModelOption,
     OutOption,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from .suite import Suite
 
 EXIT_FAILED_JOBS = 4
-EXIT_INTERRUPTED = 130
 RESULTS = Path("results")
 RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Try stored failures again.")]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="cpu|cuda[:N]|auto", help="Where models run.")]

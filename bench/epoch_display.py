@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..models.optimise import EpochRecord
+from .progress_bar import progress_bar
 
 
 class EpochDisplay:
@@ -18,16 +18,7 @@ class EpochDisplay:
     """
 
     def __init__(self, console: Console, epochs: int | None) -> None:
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
+        self._bar = progress_bar(console)
         self._task = self._bar.add_task("training", total=epochs)
 
     def __enter__(self) -> EpochDisplay:

@@ -26,6 +26,7 @@ from ..models.optimise import (
     optimise,
     predict,
 )
+from ..models.whole_files import replacing
 from .contract import BadInputError, Dataset, Model, Sample, Split, datasets
 from .counterfactual import counterfactual_samples
 from .recipes import PRESETS, RECIPES, Phase, Scenes, TrainConfig, command, recipe
@@ -161,9 +162,8 @@ def _phase(
         ended: dict[str, Any] = content["record"]
         return ended
     record = train_phase(model, dataset, config, index, progress, done.with_suffix(".epoch"))
-    partial = done.with_suffix(".partial")
-    torch.save({"weights": model.module.state_dict(), "record": record}, partial)
-    partial.replace(done)
+    with replacing(done) as partial:
+        torch.save({"weights": model.module.state_dict(), "record": record}, partial)
     return record
 
 

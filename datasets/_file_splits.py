@@ -4,12 +4,33 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
-from ..bench.contract import Split
+from ..bench.contract import BadInputError, Split
 
 Splits = dict[Split, tuple[str, ...]]
 SIXTY_TWENTY_TWENTY: Mapping[Split, float] = {"fit": 0.6, "validation": 0.2, "test": 0.2}
 LEARNING: Mapping[Split, float] = {"fit": 0.8, "validation": 0.2}
+SPLIT_FOLDERS: Mapping[str, Split] = {
+    "train": "fit",
+    "fit": "fit",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+
+
+def splits_of(folders: Iterable[str], root: Path) -> dict[str, Split]:
+    """Those of the folder names below ``root`` that stand for a split, with it.
+
+    Raises:
+        BadInputError: two stand for the same.
+    """
+    found = {name: SPLIT_FOLDERS[name] for name in folders if name in SPLIT_FOLDERS}
+    if len(set(found.values())) < len(found):
+        raise BadInputError(f"{str(root)!r} has two folders for one split: {', '.join(found)}. Keep one of them.")
+    return found
 
 
 def mixed(names: Iterable[str]) -> tuple[str, ...]:

@@ -11,18 +11,10 @@ from ..bench.contract import BadInputError, Split, dataset
 from ._catalogue import Recipe
 from ._cube_dataset import CubeDataset, Entry, Listing, without_twins
 from ._cube_files import BARE_SUFFIXES, KINDS, is_cube, stem_of
-from ._file_splits import LEARNING, Splits, mixed, split_by_hash
+from ._file_splits import LEARNING, Splits, mixed, split_by_hash, splits_of
 from ._image_files import SUFFIXES, folder_at
 from ._safe_paths import files_in, folders_in
 
-SPLIT_FOLDERS: Mapping[str, Split] = {
-    "train": "fit",
-    "fit": "fit",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
 MASK_SUFFIXES = (*SUFFIXES, ".npy")
 
 
@@ -79,12 +71,7 @@ class Cubes(CubeDataset):
     def _split_folders(self) -> dict[str, Split]:
         if self._single:
             return {}
-        found = {name: SPLIT_FOLDERS[name] for name in folders_in(self._root, self._root) if name in SPLIT_FOLDERS}
-        if len(set(found.values())) < len(found):
-            raise BadInputError(
-                f"{str(self._root)!r} has two folders for one split: {', '.join(found)}. Keep one of them."
-            )
-        return found
+        return splits_of(folders_in(self._root, self._root), self._root)
 
     @cached_property
     def _mask_root(self) -> Path | None:

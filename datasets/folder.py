@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,18 +12,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ..bench.contract import BadInputError, Dataset, DatasetInfo, Sample, Split, dataset
-from ._file_splits import LEARNING, Splits, fingerprint, mixed, split_by_hash
+from ._file_splits import LEARNING, SPLIT_FOLDERS, Splits, fingerprint, mixed, split_by_hash, splits_of
 from ._image_files import Fit, check_same_size, file_facts, folder_at, pictures_in, read_classes, read_rgb
 from ._safe_paths import inside
-
-SPLIT_FOLDERS: Mapping[str, Split] = {
-    "train": "fit",
-    "fit": "fit",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
 
 
 @dataset("folder")
@@ -96,12 +87,7 @@ class Folder(Dataset):
     def _split_folders(self) -> dict[str, Split]:
         if self._single:
             return {}
-        found = {name: split for name, split in SPLIT_FOLDERS.items() if (self._root / name).is_dir()}
-        if len(set(found.values())) < len(found):
-            raise BadInputError(
-                f"{str(self._root)!r} has two folders for one split: {', '.join(found)}. Keep one of them."
-            )
-        return found
+        return splits_of((name for name in SPLIT_FOLDERS if (self._root / name).is_dir()), self._root)
 
     @cached_property
     def _mask_root(self) -> Path | None:

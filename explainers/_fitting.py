@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..bench.contract import BadInputError, Batch, Context, Explainer, Fitted, Model
+from ..models.whole_files import replacing
 
 if TYPE_CHECKING:
     from ..models.optimise import EpochRecord, Objective, Schedule
@@ -113,14 +114,24 @@ def learned(module: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach().cpu().clone() for name, parameter in trained.items()}
 
 
+def required(fitted: Fitted | None, name: str) -> Fitted:
+    """What was learned.
+
+    Raises:
+        BadInputError: nothing was.
+    """
+    if fitted is None:
+        raise BadInputError(f"{name} has learned nothing yet: fit it first (`bench fit {name}`, or run it in a suite).")
+    return fitted
+
+
 def restore(module: M, fitted: Fitted | None, name: str) -> M:
     """Puts what was learned into a module, and gives it in eval mode with frozen parameters.
 
     Raises:
         BadInputError: nothing was fitted, or it does not fit this module.
     """
-    if fitted is None:
-        raise BadInputError(f"{name} has learned nothing yet: fit it first (`bench fit {name}`, or run it in a suite).")
+    fitted = required(fitted, name)
     expected = {key: tuple(p.shape) for key, p in module.named_parameters() if p.requires_grad}
     found = {key: tuple(tensor.shape) for key, tensor in fitted.tensors.items() if key in expected}
     if found != expected:
@@ -150,10 +161,8 @@ def write_fit(path: Path, explainer: Explainer, model: Model, data_hash: str, fi
         {name: tensor.contiguous().cpu() for name, tensor in fitted.tensors.items()},
         metadata={HEADER_KEY: json.dumps(header, sort_keys=True)},
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_bytes(content)
 
 
 def read_fit(explainer: Explainer, model: Model, data_hash: str, seed: int = 0) -> Fitted | None:

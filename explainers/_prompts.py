@@ -12,11 +12,21 @@ from torch.nn import functional
 
 from ..bench.contract import Batch, Context, Model, TokenGeometry, UnsupportedError
 from ..models.interception import Edit
+from ..models.optimise import CrossEntropy
 from ..models.prompted import Prompted, PromptedViT
 from ..models.tape import record
 
 Sharing = Literal["class", "shared", "hierarchical"]
 AuxHeads = Literal["all", "entropy", "information", "ablation", "random", "fixed"]
+
+
+TASK = CrossEntropy()
+
+
+def start_token(backbone: Any) -> Tensor:
+    """Where prompts begin, [1,D] float32 on the CPU: the class token, zeros for ViTs without one."""
+    token = getattr(backbone, "cls_token", None)
+    return torch.zeros(1, int(backbone.embed_dim)) if token is None else token.detach()[0].float().cpu()
 
 
 class PromptTokens(nn.Module):
@@ -136,7 +146,7 @@ class SinkAttraction:
     def loss(self, module: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
         read = module.read(inputs)  # type: ignore[operator]
         net: Any = getattr(module, "net", module)
-        task = functional.cross_entropy(net.scores(read), labels)
+        task = TASK.of(net.scores(read), labels)
         if not read.sink:
             return task, {}
         mass = torch.stack([layer.mean(0) for layer in read.sink])
@@ -144,8 +154,7 @@ class SinkAttraction:
         return task - self.weight * drawn.sum(), {"sink_mass": mass.mean().detach()}
 
     def judged(self, outputs: Tensor, labels: Tensor) -> tuple[float, float]:
-        accuracy = (outputs.argmax(1) == labels).float().mean().item()
-        return functional.cross_entropy(outputs, labels).item(), accuracy
+        return TASK.judged(outputs, labels)
 
 
 def allowed_tokens(geometry: TokenGeometry, prompts: int, groups: int, sink: bool, separate: bool = False) -> Tensor:

@@ -27,7 +27,7 @@ from ..bench.contract import (
 from ..models.prompted import Prompted, PromptedViT, require_plain_blocks
 from ._attention import on_grid
 from ._bandwise import band_shares
-from ._fitting import FEATURE_ROWS, class_count, files_hash, fit_module, read_fit, restore
+from ._fitting import FEATURE_ROWS, class_count, files_hash, fit_module, read_fit, required, restore
 from ._prompts import (
     AuxHeads,
     BandAdapter,
@@ -39,6 +39,7 @@ from ._prompts import (
     SinkAttraction,
     allowed_tokens,
     auxiliary_heads,
+    start_token,
 )
 
 AUXILIARY, BASELINE = "auxiliary_heads", "baseline"
@@ -158,10 +159,7 @@ class Focus(Explainer):
         return Fitted(tensors, facts)
 
     def own_model(self, model: Model, fitted: Fitted | None) -> Model:
-        if fitted is None:
-            raise BadInputError(
-                "focus has learned nothing yet: fit it first (`bench fit focus`, or run it in a suite)."
-            )
+        fitted = required(fitted, self.name)
         net = self._net(model, len(fitted.tensors[BASELINE]), seed=0)
         restore(net, fitted, self.name)
         for name in (AUXILIARY, BASELINE):
@@ -220,8 +218,7 @@ class Focus(Explainer):
         backbone: Any = model.module
         count, dim = len(self._groups(geometry, model)), int(backbone.embed_dim)
         layers = len(backbone.blocks) if self.depth == "deep" else 1
-        token = getattr(backbone, "cls_token", None)
-        start = torch.zeros(1, dim) if token is None else token.detach()[0].float().cpu()
+        start = start_token(backbone)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             tokens = PromptTokens(layers, classes, count, start, self.prompts)

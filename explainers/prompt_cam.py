@@ -13,8 +13,8 @@ from torch import Tensor
 from ..bench.contract import BadInputError, Batch, Context, Explainer, Explanation, Fitted, Model, Paper, explainer
 from ..models.prompted import PromptedViT, require_plain_blocks
 from ._attention import on_grid
-from ._fitting import class_count, files_hash, fit_module, restore
-from ._prompts import GroupedHead, PromptTokens
+from ._fitting import class_count, files_hash, fit_module, required, restore
+from ._prompts import GroupedHead, PromptTokens, start_token
 
 
 @explainer(
@@ -68,8 +68,9 @@ class PromptCAM(Explainer):
         return fit_module(self, model, ctx, net, schedule, samples=self.samples, objective=CrossEntropy())
 
     def own_model(self, model: Model, fitted: Fitted | None) -> Model:
-        classes = 0 if fitted is None else fitted.tensors["prompts.tokens"].shape[1]
-        net = restore(self._net(model, max(classes, 1), 0), fitted, self.name)
+        fitted = required(fitted, self.name)
+        classes = fitted.tensors["prompts.tokens"].shape[1]
+        net = restore(self._net(model, classes, 0), fitted, self.name)
         return replace(model, module=net, geometry=net.geometry, provenance=(*model.provenance, ("prompts", classes)))
 
     def explain(self, model: Model, batch: Batch, ctx: Context) -> Explanation:
@@ -92,8 +93,7 @@ class PromptCAM(Explainer):
         parts: Any = backbone
         layers = len(parts.blocks) if self.depth == "deep" else 1
         dim = int(parts.embed_dim)
-        token = getattr(backbone, "cls_token", None)
-        start = torch.zeros(1, dim) if token is None else token.detach()[0].float().cpu()
+        start = start_token(backbone)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             tokens, head = PromptTokens(layers, classes, 1, start), GroupedHead(dim, classes, 1)

@@ -18,6 +18,7 @@ from torch import nn
 from ..bench.contract import BadInputError, UnknownNameError
 from .spectral import SpectralViT
 from .spectral_backbone import SpectralBackbone
+from .whole_files import replacing
 
 HEADER_KEY = "vitxai"
 """Key of the safetensors header under which the description stands, as JSON."""
@@ -77,10 +78,8 @@ def write_checkpoint(path: Path, module: nn.Module, checkpoint: Checkpoint) -> N
     """
     tensors = {name: _stored(name, tensor) for name, tensor in module.state_dict().items()}
     header = {HEADER_KEY: json.dumps(asdict(checkpoint), sort_keys=True)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(save(tensors, metadata=header))
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_bytes(save(tensors, metadata=header))
 
 
 @torch.no_grad()

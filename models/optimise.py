@@ -18,6 +18,7 @@ from torch.optim import lr_scheduler
 
 from ..bench.contract import BadInputError, UnknownNameError
 from .augmentation import AUGMENTATIONS
+from .whole_files import replacing
 
 Policy = Literal["one_cycle", "cosine", "step", "constant"]
 
@@ -275,10 +276,8 @@ class _State:
             "global_generator": torch.get_rng_state(),
             "records": [asdict(record) for record in self.records],
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        torch.save(content, partial)
-        partial.replace(path)
+        with replacing(path) as partial:
+            torch.save(content, partial)
 
     def read(self, path: Path, identity: Mapping[str, Any]) -> None:
         if not path.is_file():

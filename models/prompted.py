@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..bench.contract import BadInputError, TokenGeometry, UnsupportedError
 from .handle import geometry_of
 from .interception import AttentionCalls, Edit, calls_exposed
+from .spectral import groups_apart
 
 Depth = Literal["shallow", "deep"]
 
@@ -98,7 +99,7 @@ class PromptedViT(nn.Module):
         self.prompts, self.head, self.sink, self.router, self.adapter = prompts, head, sink, router, adapter
         self.isolate, self.renew = isolate, renew
         self.register_buffer("allowed", allowed, persistent=False)
-        self.register_buffer("apart", _groups_apart(geometry) if separate else None, persistent=False)
+        self.register_buffer("apart", groups_apart(geometry) if separate else None, persistent=False)
         self.added = allowed.shape[0]
         self.geometry = geometry if isolate else _with_prefix(geometry, self.added, sink is not None)
 
@@ -285,16 +286,6 @@ def require_plain_blocks(module: nn.Module, geometry: TokenGeometry | None) -> N
 def _with_prefix(geometry: TokenGeometry, added: int, sink: bool) -> TokenGeometry:
     heads = tuple(range(int(sink), added))
     return replace(geometry, prefix=geometry.prefix + added, pooling="token", head_tokens=heads)
-
-
-def _groups_apart(geometry: TokenGeometry) -> Tensor:
-    """What each token may attend to, [N,N] bool: patch tokens those of their group, prefix tokens all."""
-    patches = geometry.grid[0] * geometry.grid[1]
-    group = torch.arange(geometry.patches) // patches
-    mask = torch.ones(geometry.tokens, geometry.tokens, dtype=torch.bool)
-    mask[geometry.prefix :, : geometry.prefix] = False
-    mask[geometry.prefix :, geometry.prefix :] = group[:, None] == group
-    return mask
 
 
 def _heads(joined: Tensor, attn: Any, parts: int) -> tuple[Tensor, ...]:

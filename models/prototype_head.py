@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from ..bench.contract import BadInputError, Model, UnsupportedError
 from .file_model import file_hash
 from .handle import weights_hash
+from .whole_files import replacing
 
 HEADER_KEY = "vitxai_prototypes"
 SCALES = torch.logspace(0, 3, 301, dtype=torch.float64)
@@ -109,10 +110,8 @@ def with_prototypes(model: Model, prototypes: Prototypes) -> Model:
 def write_prototypes(path: Path, prototypes: Prototypes) -> None:
     """Writes them as safetensors, atomically."""
     facts = {name: getattr(prototypes, name) for name in ("scale", "classes", "backbone", "facts")}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(save({"vectors": prototypes.vectors.contiguous()}, {HEADER_KEY: json.dumps(facts)}))
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_bytes(save({"vectors": prototypes.vectors.contiguous()}, {HEADER_KEY: json.dumps(facts)}))
 
 
 def read_prototypes(path: Path) -> Prototypes:

@@ -27,6 +27,16 @@ def contiguous_groups(wavelengths: Sequence[float], count: int) -> Groups:
     return tuple(tuple(order[start:stop]) for start, stop in zip(starts, starts[1:], strict=False))  # noqa: RUF007
 
 
+def groups_apart(geometry: TokenGeometry) -> Tensor:
+    """What each query (row) may attend to, [N,N] bool: patch tokens those of their group, prefix tokens all."""
+    patches = geometry.grid[0] * geometry.grid[1]
+    group = torch.arange(geometry.patches) // patches
+    mask = torch.ones(geometry.tokens, geometry.tokens, dtype=torch.bool)
+    mask[geometry.prefix :, : geometry.prefix] = False
+    mask[geometry.prefix :, geometry.prefix :] = group[:, None] == group
+    return mask
+
+
 class SpectralPatchEmbed(nn.Module):
     """One linear patch embedding a group of bands: [B,C,H,W] -> [B, G*h*w, D], group-major.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..bench.contract import BadInputError, TokenGeometry, UnknownNameError, UnsupportedError
-from .spectral import Groups, SpectralPatchEmbed
+from .spectral import Groups, SpectralPatchEmbed, groups_apart
 from .spectral_embed import AdapterPatchEmbed, AggregatedPatchEmbed, ProjectionPatchEmbed
 
 Embed = Literal["adapter", "projection"]
@@ -101,7 +101,7 @@ class SpectralBackbone(nn.Module):
         nn.init.trunc_normal_(self.group_embed, std=0.02)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
-        self.register_buffer("mask", self._own_group_only() if mixing == "blocks" else None, persistent=False)
+        self.register_buffer("mask", groups_apart(self.geometry) if mixing == "blocks" else None, persistent=False)
 
     def freeze_backbone(self) -> None:
         """Only what the ViT did not bring requires gradients: adapters or projections, group embedding, head."""
@@ -144,15 +144,6 @@ class SpectralBackbone(nn.Module):
         leading = torch.cat(prefix, dim=1)
         leading = leading + self.pos_embed[:, :own] if own else leading
         return torch.cat([leading.expand(len(patches), -1, -1), patches], dim=1)
-
-    def _own_group_only(self) -> Tensor:
-        """[N,N] bool: which key (column) each query (row) may attend to."""
-        place = self.geometry.grid[0] * self.geometry.grid[1]
-        owner = torch.arange(self.geometry.patches) // place
-        mask = torch.ones(self.geometry.tokens, self.geometry.tokens, dtype=torch.bool)
-        mask[self.num_prefix_tokens :, : self.num_prefix_tokens] = False
-        mask[self.num_prefix_tokens :, self.num_prefix_tokens :] = owner[:, None] == owner
-        return mask
 
 
 def _patch_embed(vit: Any, groups: Groups, embed: Embed, tokens: Tokens) -> AggregatedPatchEmbed | SpectralPatchEmbed:
