@@ -170,6 +170,7 @@ class Leaderboard:
 
     Attributes:
         policy: the suite's target policy.
+        split: that the samples are from.
         n: samples.
         lead: the column that orders the rows; None where no column has a direction.
         names: column names in table order (``columns[name].facts`` tells the metric).
@@ -182,6 +183,7 @@ class Leaderboard:
     dataset: str
     kind: str
     policy: str
+    split: str
     n: int
     models: tuple[ModelSummary, ...]
     lead: str | None

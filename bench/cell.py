@@ -57,7 +57,7 @@ def load_cell(cell: Cell) -> tuple[CellWork, CellFacts]:
     if model.channels != info.channels:
         raise BadInputError(f"{cell.model} eats {model.channels} channels; {cell.dataset} has {info.channels}.")
     samples = CellSamples(cell, dataset, model)
-    ids, left_out = samples.readable("test", cell.n)
+    ids, left_out = samples.readable(cell.split, cell.n)
     per_row = row_bytes(model)
     machine = fingerprint(device)
     facts = CellFacts(

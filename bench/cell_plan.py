@@ -257,5 +257,6 @@ def cells_of(suite: Suite, *, store: Path, device: str, plugins: Sequence[Path])
                     device=device,
                     store=store,
                     plugins=tuple(plugins),
+                    split=suite.split,
                 ),
             )

@@ -15,7 +15,7 @@ from typing import Literal
 from packaging.requirements import Requirement
 
 from .check import REGISTRIES
-from .contract import Explainer, Spec, UnknownNameError, VitxaiError
+from .contract import Explainer, Spec, Split, UnknownNameError, VitxaiError
 from .contract.registry import import_file
 from .data_facts import recipe_of
 from .suite import EVERYTHING, Board, Suite
@@ -151,7 +151,7 @@ def _suite(suite: Suite) -> Iterator[Symptom]:
         yield from missing
         yield Symptom(f"{kind}s of the suite", "ok", f"{len(named) - len(missing)} of {len(named)} are there")
     for spec in dict.fromkeys(board.dataset for board in suite.boards):
-        yield _dataset(spec, suite.n)
+        yield _dataset(spec, suite.split, suite.n)
     for spec in dict.fromkeys(spec for board in suite.boards for spec in board.models):
         yield _model(spec, suite.name)
 
@@ -169,20 +169,20 @@ def _missing_plugin(kind: PluginKind, spec: Spec) -> Symptom | None:
     return None
 
 
-def _dataset(spec: Spec, n: int) -> Symptom:
+def _dataset(spec: Spec, split: Split, n: int) -> Symptom:
     what = f"data set {spec}"
     try:
         dataset = REGISTRIES["dataset"].create(spec)
-        ids = dataset.ids("test", n)
+        ids = dataset.ids(split, n)
         if not ids:
-            return Symptom(what, "fail", "the test split is empty")
+            return Symptom(what, "fail", f"the {split} split is empty")
         shape = list(dataset.sample(ids[0]).input.shape)
     except UnknownNameError as error:
         return Symptom(what, "fail", str(error))
     except VitxaiError as error:
         return Symptom(what, "fail", f"{error} {_how_to_get(spec.name)}".rstrip())
     state: State = "ok" if len(ids) == n else "note"
-    return Symptom(what, state, f"{len(ids)} test samples of the {n} asked for, {shape}")
+    return Symptom(what, state, f"{len(ids)} {split} samples of the {n} asked for, {shape}")
 
 
 def _how_to_get(name: str) -> str:

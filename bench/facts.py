@@ -48,6 +48,7 @@ def _key(cell: Cell) -> str | None:
         "weights": _content(weights, weights.stat().st_mtime_ns),
         "dataset": {**plugin_identity(dataset_registry, cell.dataset), "content": dataset.content_hash()},
         "n": cell.n,
+        "split": cell.split,
         "memory_gb": cell.memory_gb,
         "machine": fingerprint("cpu").key,
         "source": [source_digest(module) for module in SOURCES],

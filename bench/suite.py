@@ -8,7 +8,7 @@ import pkgutil
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
@@ -52,7 +52,8 @@ class Suite(_Strict):
     """What ``bench run`` runs.
 
     Attributes:
-        n: test samples of each board.
+        n: samples of each board.
+        split: which samples are explained: ``test``, or ``validation`` to choose between configurations (charter 5).
         chunk: samples of one stored artefact; growing ``n`` by whole chunks recomputes nothing.
         batch_size: samples that one call of a plug-in gets.
         target: which class is explained (charter 1).
@@ -67,6 +68,7 @@ class Suite(_Strict):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_\-]*$")
     seed: int = Field(0, ge=0)
     n: int = Field(gt=0)
+    split: Literal["test", "validation"] = "test"
     chunk: int = Field(16, gt=0)
     batch_size: int = Field(16, gt=0)
     target: TargetPolicy = "prediction"

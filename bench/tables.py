@@ -35,6 +35,7 @@ def leaderboard(
     policy: str,
     seed: int,
     criteria: Mapping[str, str] | None = None,
+    split: str = "test",
 ) -> Leaderboard:
     """The leaderboard of one board.
 
@@ -44,6 +45,7 @@ def leaderboard(
         policy: target policy, for the text only.
         seed: of the bootstrap's generator.
         criteria: what fitted explainers were tuned on.
+        split: of the samples, for the text only.
     """
     array = board_array(scores, declared)
     counts = st.resample_counts(len(array.samples), np.random.default_rng(seed))
@@ -86,6 +88,7 @@ def leaderboard(
         dataset=str(first["dataset"]),
         kind=str(first["kind"]),
         policy=policy,
+        split=split,
         n=sum(sample != "" for sample in array.samples),
         models=_models(array),
         lead=lead,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .contract import DatasetInfo, Spec, TargetPolicy, TokenGeometry
+from .contract import DatasetInfo, Spec, Split, TargetPolicy, TokenGeometry
 from .store import Artefact, ArtefactKind
 
 
@@ -30,6 +30,7 @@ class Cell:
     device: str
     store: Path
     plugins: tuple[Path, ...] = ()
+    split: Split = "test"
 
     def __str__(self) -> str:
         return f"{self.board} / {self.model}"
@@ -40,7 +41,7 @@ class CellFacts:
     """What only the worker can know of a cell: what the data set and the loaded model say of themselves.
 
     Attributes:
-        ids: the test samples of the cell.
+        ids: the samples of the cell.
         no_attention: why the model's attention cannot be recorded; empty where it can.
         max_rows: inputs that fit into one pass.
         row_bytes: memory that one input takes in a pass, estimated.

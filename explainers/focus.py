@@ -24,6 +24,7 @@ from ..bench.contract import (
     UnsupportedError,
     explainer,
 )
+from ..models.prompt_attention import PromptRows
 from ..models.prompted import Prompted, PromptedViT, require_plain_blocks
 from ._attention import on_grid
 from ._bandwise import band_shares
@@ -256,17 +257,12 @@ class Focus(Explainer):
         return self.isolate and not self.adapter and size <= FEATURE_BYTES
 
 
-def _rows(net: PromptedViT, attention: Tensor, targets: Tensor) -> Tensor:
-    """The target prompts' attention to the patch tokens of their group: [B,H,P,S+N] -> [B,H,G,patches]."""
-    groups = _head(net).groups
-    of_class = attention.unflatten(2, (-1, groups))
+def _rows(net: PromptedViT, attention: PromptRows, targets: Tensor) -> Tensor:
+    """The target prompts' attention to the patch tokens of their group: [B,H,G,patches]."""
+    of_class = attention.to_backbone().unflatten(2, (-1, _head(net).groups))
     rows = torch.arange(len(targets), device=targets.device)
     chosen: Tensor = of_class[rows, :, targets if of_class.shape[2] > 1 else 0]
-    patches = chosen[..., net.added + net.seen.prefix :]
-    if net.seen.groups is None:
-        return patches
-    own: Tensor = patches.unflatten(-1, (groups, -1)).diagonal(dim1=2, dim2=3).transpose(-2, -1)
-    return own
+    return chosen
 
 
 def _head(net: PromptedViT) -> GroupedHead:

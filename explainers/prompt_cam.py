@@ -79,12 +79,12 @@ class PromptCAM(Explainer):
             raise BadInputError("prompt_cam explains its own model; pass what own_model returned.")
         rows = torch.arange(len(batch), device=batch.inputs.device)
         with torch.inference_mode():
-            attention = net.read(batch.inputs).attention[-1][rows, :, batch.targets]
+            attention = net.read(batch.inputs).attention[-1].to_backbone()[rows, :, batch.targets]
             kept = torch.ones(attention.shape[:2], dtype=torch.bool, device=attention.device)
             if self.heads == "greedy":
                 kept = telling_heads(net, batch.inputs, batch.targets, attention.shape[1])
             weights = kept.to(attention) / kept.sum(1, keepdim=True)
-            row = (attention * weights[..., None]).sum(1)[:, net.added :]
+            row = (attention * weights[..., None]).sum(1)
         return Explanation.of_tokens(row.clone(), net.seen)
 
     def _net(self, model: Model, classes: int, seed: int) -> PromptedViT:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from ..bench.contract import BadInputError, TokenGeometry, UnsupportedError
 from .handle import geometry_of
 from .interception import AttentionCalls, Edit, calls_exposed
+from .prompt_attention import PromptRows, Reach
 from .spectral import groups_apart
 
 Depth = Literal["shallow", "deep"]
+EVERY = slice(None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,12 +26,12 @@ class Prompted:
 
     Attributes:
         outputs: of the prompts after the backbone's last norm, [B,P,D].
-        attention: of the prompts' rows in each block, [B,H,P,S+N] over the S added tokens, then the backbone's N.
+        attention: of the prompts' rows in each block.
         sink: attention to the sink in each block, mean over all rows that may attend to it, [B,H]; empty without one.
     """
 
     outputs: Tensor
-    attention: tuple[Tensor, ...]
+    attention: tuple[PromptRows, ...]
     sink: tuple[Tensor, ...] = ()
 
 
@@ -52,8 +54,8 @@ class PromptedViT(nn.Module):
         isolate: see above.
         renew: with one set a block, each set takes the place of what the block before made of the prompts (visual
             prompt tuning, deep) instead of being added to it.
-        router: maps the mean value of the tokens that a prompt may attend to, [B,P,D], to what is added to its score
-            for the sink, [B,P]; for isolated prompts with a sink.
+        router: maps the mean value of the tokens that prompts may attend to, [B,C,D] over sets of prompts with the same
+            tokens, to what is added to their score for the sink, [B,C]; for isolated prompts with a sink.
         adapter: maps inputs to what is added to the patch tokens before the first block, [B,patches,D]; the backbone's
             features are no longer its own then.
         separate: the prompts read the backbone's tokens as they are when no spectral group attends to another (the
@@ -98,7 +100,7 @@ class PromptedViT(nn.Module):
         self.seen = geometry
         self.prompts, self.head, self.sink, self.router, self.adapter = prompts, head, sink, router, adapter
         self.isolate, self.renew = isolate, renew
-        self.register_buffer("allowed", allowed, persistent=False)
+        self.reach = Reach(allowed, sink is not None)
         self.register_buffer("apart", groups_apart(geometry) if separate else None, persistent=False)
         self.added = allowed.shape[0]
         self.geometry = geometry if isolate else _with_prefix(geometry, self.added, sink is not None)
@@ -108,6 +110,11 @@ class PromptedViT(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("backbone"), name)
+
+    @property
+    def allowed(self) -> Tensor:
+        """[S,S+N] bool, what each added token may attend to."""
+        return self.reach.allowed
 
     def train(self, mode: bool = True) -> PromptedViT:
         """The backbone stays in eval mode: it is frozen."""
@@ -135,10 +142,13 @@ class PromptedViT(nn.Module):
             return self._together(inputs, edit)
         if edit is not None:
             raise BadInputError("attention of isolated prompts is not edited.")
-        return self.beside(self.keys_values(inputs))
+        return self.beside(self._of_backbone(inputs))
 
     def keys_values(self, inputs: Tensor) -> Tensor:
         """Keys and values of the backbone's tokens in each block, before any norm of keys: [B,L,N,2D]."""
+        return torch.stack(self._of_backbone(inputs), dim=1)
+
+    def _of_backbone(self, inputs: Tensor) -> list[Tensor]:
         kept: list[Tensor] = []
         blocks = list(self.backbone.blocks)
 
@@ -154,32 +164,27 @@ class PromptedViT(nn.Module):
             hooks += [block.register_forward_pre_hook(masked, with_kwargs=True) for block in blocks]
         with _hooked(hooks):
             self.backbone(inputs)
-        return torch.stack(kept, dim=1)
+        return kept
 
-    def beside(self, keys_values: Tensor) -> Prompted:
-        """The side stream of isolated prompts over :meth:`keys_values`."""
-        tokens = self._added_tokens(0).expand(len(keys_values), -1, -1)
-        rows, sinks = [], []
+    def beside(self, keys_values: Tensor | Sequence[Tensor]) -> Prompted:
+        """The side stream of isolated prompts over :meth:`keys_values`, or over a list of one [B,N,2D] a block."""
+        of_blocks = keys_values.unbind(1) if isinstance(keys_values, Tensor) else keys_values
+        order = self.reach.order
+        tokens = self._added_tokens(0)[:, order].expand(len(of_blocks[0]), -1, -1)
+        rows = []
         for layer, block in enumerate(self.backbone.blocks):
-            tokens = self._entered(tokens, layer)
+            tokens = self._entered(tokens, layer, order)
             attn = block.attn
             query, own_key, own_value = _heads(attn.qkv(block.norm1(tokens)), attn, 3)
-            key, value = _heads(keys_values[:, layer], attn, 2)
-            key = torch.cat([attn.k_norm(own_key), attn.k_norm(key)], dim=2)
-            scores = attn.q_norm(query) * attn.scale @ key.transpose(-2, -1)
-            scores = scores.masked_fill(~self.allowed, -torch.inf)
-            if self.router is not None:
-                scores = self._routed(scores, value)
-            attention = scores.softmax(-1)
-            mixed = attention @ torch.cat([own_value, value], dim=2)
+            key, value = _heads(of_blocks[layer], attn, 2)
+            query, own_key, key = attn.q_norm(query) * attn.scale, attn.k_norm(own_key), attn.k_norm(key)
+            mixed, of_prompts = self.reach.attend(query, own_key, own_value, key, value, self.router)
             tokens = tokens + _part(block, "ls1")(attn.proj(mixed.transpose(1, 2).flatten(2)))
             tokens = tokens + _part(block, "ls2")(block.mlp(block.norm2(tokens)))
-            first = int(self.sink is not None)
-            rows.append(attention[:, :, first:])
-            if first:
-                sinks.append(attention[:, :, 1:, 0].mean(-1))
-        outputs: Tensor = self.backbone.norm(tokens[:, first:])
-        return Prompted(outputs, tuple(rows), tuple(sinks))
+            rows.append(of_prompts)
+        has_sink = self.sink is not None
+        outputs: Tensor = self.backbone.norm(tokens[:, int(has_sink) :][:, self.reach.place])
+        return Prompted(outputs, tuple(rows), tuple(row.to_sink() for row in rows) if has_sink else ())
 
     def _together(self, inputs: Tensor, edit: Edit | None = None, keep: bool = True) -> Prompted:
         """One sequence of added and own tokens through the backbone's blocks; its head reads what it always reads.
@@ -215,7 +220,7 @@ class PromptedViT(nn.Module):
             self.backbone(inputs)
         first = int(self.sink is not None)
         outputs: Tensor = self.backbone.norm(final[0][:, first:])
-        rows = tuple(attention[:, :, first : self.added] for attention in calls.attention)
+        rows = tuple(self.reach.rows(attention[:, :, first : self.added]) for attention in calls.attention)
         sinks = tuple(attention[:, :, 1:, 0].mean(-1) for attention in calls.attention) if first else ()
         return Prompted(outputs, rows, sinks)
 
@@ -237,20 +242,12 @@ class PromptedViT(nn.Module):
         tokens: Tensor = prompts[layer][None]
         return tokens if self.sink is None else torch.cat([self.sink[layer][None], tokens], dim=1)
 
-    def _entered(self, tokens: Tensor, layer: int) -> Tensor:
+    def _entered(self, tokens: Tensor, layer: int, order: Tensor | slice = EVERY) -> Tensor:
         """What goes into a block: with one set a block, the next set joins or replaces the tokens."""
         if layer == 0 or len(self.prompts()) == 1:
             return tokens
-        new = self._added_tokens(layer)
+        new = self._added_tokens(layer)[:, order]
         return new.expand(len(tokens), -1, -1) if self.renew else tokens + new
-
-    def _routed(self, scores: Tensor, value: Tensor) -> Tensor:
-        assert self.router is not None
-        seen = self.allowed[1:, self.added :].to(value)
-        mean = (seen / seen.sum(1, keepdim=True).clamp(min=1)) @ value.transpose(1, 2).flatten(2)
-        bias = torch.zeros_like(scores)
-        bias[:, :, 1:, 0] = self.router(mean)[:, None]
-        return scores + bias
 
     def _joint_mask(self, own: Tensor | None) -> Tensor:
         """[S+N,S+N] bool; ``own`` [N,N] is what the backbone lets its tokens attend to, if it says so."""

@@ -110,6 +110,8 @@ def policy_lines(board: Leaderboard) -> tuple[str, ...]:
         "runner_up": "the frozen model's runner-up class",
     }.get(board.policy, board.policy)
     lines = [f"Target explained: {targets}. {board.n} samples, {_models(len(board.models))}."]
+    if board.split == "validation":
+        lines.append("These are validation samples: the board serves to choose configurations and is not a result.")
     truth = [c for c in board.columns.values() if c.facts.truth]
     if truth:
         counted, every = truth[0].counted

@@ -82,8 +82,9 @@ def leaderboards(run: RunFiles) -> tuple[Leaderboard, ...]:
     def of(rows: tuple[pd.DataFrame, pd.DataFrame]) -> Leaderboard:
         scores, costs = rows
         return leaderboard(
-            scores, costs, declared, policy=str(suite["target"]), seed=int(suite["seed"]), criteria=tuned
-        )
+            scores, costs, declared, policy=str(suite["target"]), seed=int(suite["seed"]), criteria=tuned,
+            split=str(suite.get("split", "test")),
+        )  # fmt: skip
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy lets go of the lock where the time goes: the bootstrap
         return tuple(pool.map(of, run.boards.values()))

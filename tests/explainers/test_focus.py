@@ -103,6 +103,7 @@ def written_cube(method: Focus, own: Model, fitted: Fitted, batch: Batch, groups
     """[B,G,places] from the attention of the own model, an entry at a time."""
     net = own.module
     read = net.read(batch.inputs)
+    attention = [layer.whole() for layer in read.attention]
     cube = torch.empty(len(batch), groups, PLACES, dtype=torch.float64)
     for b, target in enumerate(batch.targets.tolist()):
         told = evidence(method, fitted, read.outputs[b], groups) - fitted.tensors["baseline"]
@@ -111,11 +112,11 @@ def written_cube(method: Focus, own: Model, fitted: Fitted, batch: Batch, groups
             first = net.added + net.seen.prefix + (g * PLACES if net.seen.groups else 0)
             places = range(first, first + PLACES)
             heads = [h for h in range(2) if not AUXILIARY[-1, h]]
-            last = [sum(float(read.attention[-1][b, h, p, k]) for h in heads) / len(heads) for k in places]
+            last = [sum(float(attention[-1][b, h, p, k]) for h in heads) / len(heads) for k in places]
             if method.readout == "max":
                 scale = 1.0
             elif method.readout == "kept_mass":
-                scale = sum(float(layer[b, h, p, k]) for layer in read.attention for h in range(2) for k in places) / 6
+                scale = sum(float(layer[b, h, p, k]) for layer in attention for h in range(2) for k in places) / 6
             else:
                 scale = float(told[target, g] - told[[c for c in range(CLASSES) if c != target], g].mean())
             total = 1.0 if method.readout == "max" else sum(last)

@@ -128,7 +128,7 @@ class TestGreedyHeads:
         assert [set(row.nonzero()[:, 0].tolist()) for row in found] == wanted
         assert len({frozenset(heads) for heads in wanted}) > 1, "the samples tell heads apart"
         every, greedy = PromptCAM(), PromptCAM(heads="greedy")
-        attention = own.module.read(batch.inputs).attention[-1]
+        attention = own.module.read(batch.inputs).attention[-1].whole()
         for method, choice in ((every, [{0, 1, 2}] * 8), (greedy, wanted)):
             native = method.explain(own, batch, ctx).native
             for row, (target, heads) in enumerate(zip(batch.targets.tolist(), choice, strict=True)):

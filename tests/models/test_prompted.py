@@ -263,13 +263,13 @@ def test_a_reading_is_that_of_one_masked_sequence(kind: str, variant: str) -> No
         same(read.outputs[row], wanted.outputs)
         for layer, heads in enumerate(wanted.maps):
             for head, whole in enumerate(heads):
-                found = read.attention[layer][row, head]
+                found = read.attention[layer].whole()[row, head]
                 same(found, whole[first : net.added])
                 assert not found[~net.allowed[first:]].any(), "what is not allowed is exactly 0"
                 if first:
                     rows = slice(1, net.added if net.isolate else None)
                     same(read.sink[layer][row, head], whole[rows, 0].mean())
-        for rows in read.attention:
+        for rows in (block.whole() for block in read.attention):
             same(rows.sum(-1), torch.ones_like(rows[..., 0]))
 
 
@@ -282,12 +282,12 @@ def test_forward_gives_the_scores_of_the_reading_and_a_batch_is_its_samples(kind
     same(scores, net.scores(read))
     alone = [net.read(image[None]) for image in inputs]
     same(read.outputs, torch.cat([single.outputs for single in alone]))
-    same(read.attention[-1], torch.cat([single.attention[-1] for single in alone]))
+    same(read.attention[-1].whole(), torch.cat([single.attention[-1].whole() for single in alone]))
     if net.isolate:
         beside = net.beside(net.keys_values(inputs))
         assert isinstance(beside, Prompted)
         assert torch.equal(beside.outputs, read.outputs)
-        assert all(map(torch.equal, beside.attention, read.attention))
+        assert all(torch.equal(a.whole(), b.whole()) for a, b in zip(beside.attention, read.attention, strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -350,10 +350,10 @@ def test_a_prompt_of_separate_groups_sees_its_own_bands_alone(extra: str) -> Non
     before, after = net.read(inputs), net.read(other)
     # Prompts are class-major: groups 0, 1, 0, 1.
     assert torch.equal(before.outputs[:, [0, 2]], after.outputs[:, [0, 2]])
-    assert torch.equal(before.attention[-1][:, :, [0, 2]], after.attention[-1][:, :, [0, 2]])
+    assert torch.equal(before.attention[-1].whole()[:, :, [0, 2]], after.attention[-1].whole()[:, :, [0, 2]])
     assert (before.outputs - after.outputs)[:, [1, 3]].abs().amax((0, 2)).min() > 1e-3
     joined = prompted("spectral", **options)
-    joined.allowed.copy_(net.allowed)
+    joined.reach = net.reach
     assert (joined.read(inputs).outputs - joined.read(other).outputs)[:, [0, 2]].abs().amax((0, 2)).min() > 1e-3
 
 
@@ -418,7 +418,7 @@ def test_the_geometry_of_joint_prompts_is_that_of_the_sequence(kind: str, sink: 
     same(tape.logits, net(inputs))
     for attention, rows in zip(tape.attention, read.attention, strict=True):
         assert attention.shape[-2:] == (net.geometry.tokens,) * 2
-        same(attention[:, :, sink : net.added], rows)
+        same(attention[:, :, sink : net.added], rows.whole())
     batch = Batch(("a", "b"), inputs, torch.zeros(2).long(), torch.zeros(2).long())
     scores = metrics.create("sink_rate,token=0").score(model, batch, None, EngineContext())
     wanted = torch.stack([a[:, :, net.geometry.prefix :, 0].mean((1, 2)) for a in tape.attention]).mean(0)
