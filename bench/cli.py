@@ -10,6 +10,7 @@ import typer
 
 from . import (
     cli_authoring,
+    cli_choose,
     cli_claims,
     cli_compare,
     cli_data,
@@ -50,6 +51,7 @@ app.command("new")(cli_authoring.new)
 app.command("check")(cli_authoring.check)
 app.command("gate")(cli_gate.gate)
 app.command("compare")(cli_compare.compare)
+app.command("choose")(cli_choose.choose)
 app.command("claims")(cli_claims.claims)
 app.command("layers")(cli_layers.layers)
 app.command("doctor")(cli_machine.doctor)

@@ -12,7 +12,7 @@ import pytest
 
 from vitxai.bench.cell_run import Event
 from vitxai.bench.collect import COST_TYPES, SCORE_TYPES
-from vitxai.bench.contract import BadInputError
+from vitxai.bench.contract import BadInputError, datasets
 from vitxai.bench.local import LocalWorker
 from vitxai.bench.run import RunResult
 from vitxai.bench.store import Store
@@ -250,6 +250,21 @@ def test_a_target_policy_by_label(make_suite: Callable, run_tiny: Callable, tmp_
     assert (result.scores["target"] == result.scores["label"]).all()
     result = run_tiny(make_suite(n=4, target="runner_up", explainers=("tiny_noise",), metrics=("tiny_mass",)), tmp_path)
     assert (result.scores["target"] != result.scores["prediction"]).all()
+
+
+def test_validation_samples_are_explained_where_the_suite_says_so(
+    make_suite: Callable, run_tiny: Callable, tmp_path: Path
+) -> None:
+    settings = {"n": 4, "explainers": ["rollout"], "metrics": ["model_response"]}
+    of = {
+        split: set(run_tiny(make_suite(**settings, split=split), tmp_path / split).scores["sample"]) - {""}
+        for split in ("test", "validation")
+    }
+    data = datasets.create("tiny_squares")
+    assert of == {split: set(data.ids(split, 4)) for split in of}
+    assert not of["test"] & of["validation"]
+    with pytest.raises(BadInputError, match=r"split.*'test' or 'validation'"):
+        make_suite(**settings, split="fit")
 
 
 def test_a_plug_in_file_that_cannot_be_loaded_is_an_error_of_usage(
