@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..explainers._fitting import ARTEFACT, write_fit
+from ..models.fit_files import ARTEFACT, write_fit
 from .cell import load_cell
 from .contract import BadInputError, Explainer, Fitted, Monitor, Spec
 from .contract import explainers as explainer_registry

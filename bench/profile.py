@@ -221,11 +221,13 @@ class Passes:
     """Rows that went through a model.
 
     Attributes:
-        forwards: rows that entered the first transformer block (the module itself where it has none).
+        calls: batches that went through the first transformer block (the module itself where it has none).
+        forwards: rows of these batches.
         at_logits: rows whose gradient came from the module's output.
         at_last_block: rows whose gradient came from the last block's output.
     """
 
+    calls: int = 0
     forwards: int = 0
     at_logits: int = 0
     at_last_block: int = 0
@@ -267,6 +269,7 @@ def count_passes(*modules: nn.Module) -> Iterator[Passes]:
             logits.register_hook(passes.backward_from_logits)  # type: ignore[no-untyped-call]
 
     def leaves_first(_: nn.Module, args: tuple, tokens: Tensor) -> None:
+        passes.calls += 1
         passes.forwards += len(tokens)
 
     def leaves_last(_: nn.Module, args: tuple, tokens: Tensor) -> None:

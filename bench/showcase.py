@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ..models.load import load_model
-from ..models.perturb import passes_counted
 from ..models.preprocess import collate
 from .context import EngineContext, Shared
 from .contract import (
@@ -32,6 +31,7 @@ from .contract import (
     needs_of,
 )
 from .memory import row_bytes, rows_per_pass
+from .profile import count_passes
 from .scoring import checked
 
 MEMORY_GB = 4.0
@@ -142,9 +142,9 @@ def _explained(method: Explainer, model: Model, batch: Batch, ctx: EngineContext
     _meet_needs(needs_of(method), batch, model)
     fitted = method.fit(model, ctx)
     explained = method.own_model(model, fitted)
-    with passes_counted(explained) as count:
+    with count_passes(explained.module) as passes:
         explanation = method.explain(explained, batch, replace(ctx, fitted=fitted))
-    return checked(explanation, batch, model), count.rows / len(batch)
+    return checked(explanation, batch, model), passes.forwards / len(batch)
 
 
 @dataclass(frozen=True)

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
-from importlib import resources
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..bench.contract import BadInputError, Batch, Context, Explainer, Fitted, Model
-from ..models.whole_files import replacing
+from ..bench.contract import BadInputError, Batch, Context, Fitted, Model
 
 if TYPE_CHECKING:
     from ..models.optimise import EpochRecord, Objective, Schedule
-
-HEADER_KEY = "vitxai-fit"
-"""Key of the safetensors header under which an artefact's identity and facts stand, as JSON."""
-
-ARTEFACT = "artefact"
-"""Name of the parameter that names an artefact file; no part of what the artefact must match."""
-
-READOUT = "READOUT"
-"""Class attribute that names the parameters on which the map depends, but not the fit: no part of it either."""
 
 FEATURE_ROWS = 64
 """Samples whose features are computed together."""
@@ -36,7 +22,6 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def fit_module(
-    explainer: Explainer,
     model: Model,
     ctx: Context,
     module: nn.Module,
@@ -50,8 +35,7 @@ def fit_module(
 ) -> Fitted:
     """Trains the parameters of ``module`` that require gradients on labelled fit data; the best epoch by validation.
 
-    The module is changed in place. An artefact that the explainer names, or that ships with the project, is taken
-    instead of training.
+    The module is changed in place.
 
     Args:
         module: eats normalised inputs, or what ``features`` makes of them, and gives class scores [B,K].
@@ -60,13 +44,10 @@ def fit_module(
         features: of a frozen backbone, computed once for all epochs: [B,C,H,W] -> [B,...].
 
     Raises:
-        BadInputError: a sample has no label, or the artefact belongs to another explainer, model or data set.
+        BadInputError: a sample has no label.
     """
     from ..models.optimise import best_epoch, optimise
 
-    found = read_fit(explainer, model, ctx.data_hash, ctx.seed)
-    if found is not None:
-        return found
     fit, held_out = ctx.data("fit", samples, labels=True), ctx.data("validation", validation, labels=True)
     for batch in (fit, held_out):
         if bool((batch.labels < 0).any()):
@@ -142,87 +123,6 @@ def restore(module: M, fitted: Fitted | None, name: str) -> M:
             if key in found:
                 parameter.copy_(fitted.tensors[key])
     return module.eval().requires_grad_(False)
-
-
-def identity_of(explainer: Explainer, model: Model, data_hash: str) -> dict[str, str]:
-    """What an artefact must match to be used: the explainer with its parameters, the frozen model and the data set."""
-    no_part = {ARTEFACT, *getattr(explainer, READOUT, ())}
-    parameters = {f.name: getattr(explainer, f.name) for f in fields(explainer) if f.name not in no_part}  # type: ignore[arg-type]
-    text = json.dumps(parameters, sort_keys=True, default=str)
-    return {"explainer": f"{explainer.name} {text}", "weights": model.weights_hash, "data": data_hash}
-
-
-def write_fit(path: Path, explainer: Explainer, model: Model, data_hash: str, fitted: Fitted, command: str) -> None:
-    """An artefact file that anybody with the same explainer, model and data set can use instead of fitting."""
-    from safetensors.torch import save
-
-    header = {"identity": identity_of(explainer, model, data_hash), "facts": dict(fitted.facts), "command": command}
-    content = save(
-        {name: tensor.contiguous().cpu() for name, tensor in fitted.tensors.items()},
-        metadata={HEADER_KEY: json.dumps(header, sort_keys=True)},
-    )
-    with replacing(path) as partial:
-        partial.write_bytes(content)
-
-
-def read_fit(explainer: Explainer, model: Model, data_hash: str, seed: int = 0) -> Fitted | None:
-    """The artefact that the explainer names, or one that ships and was fitted with this seed; None where there is none.
-
-    Raises:
-        BadInputError: the named file is missing, no artefact, or one of another explainer, model or data set.
-    """
-    wanted = identity_of(explainer, model, data_hash)
-    named: Path | None = getattr(explainer, ARTEFACT, None)
-    if named is not None:
-        header = _header(Path(named))
-        for what, value in wanted.items():
-            if header["identity"][what] != value:
-                raise BadInputError(
-                    f"{named} was fitted with another {what} ({header['identity'][what]}, here {value}); "
-                    f"fit anew with `bench fit {explainer.name}`."
-                )
-        return _loaded(Path(named), header)
-    for path in shipped_files(explainer.name):
-        header = _header(path)
-        if header["identity"] == wanted and header["facts"].get("seed", 0) == seed:
-            return _loaded(path, header)
-    return None
-
-
-def shipped_files(name: str) -> Sequence[Path]:
-    """Artefacts of an explainer that come with the project."""
-    folder = Path(str(resources.files(__package__).joinpath("fitted")))
-    return sorted(folder.glob(f"{name}-*.safetensors"))
-
-
-def files_hash(explainer: Explainer) -> str:
-    """Of the artefacts that ``fit`` may read; part of the explainer's keys."""
-    named: Path | None = getattr(explainer, ARTEFACT, None)
-    if named is not None and not Path(named).is_file():
-        raise BadInputError(f"no artefact at {named}; make it with `bench fit {explainer.name} --out {named}`.")
-    digest = hashlib.sha256()
-    for path in [Path(named)] if named is not None else shipped_files(explainer.name):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _header(path: Path) -> Mapping[str, Any]:
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise BadInputError(f"no artefact at {path}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header: Mapping[str, Any] = json.loads((file.metadata() or {})[HEADER_KEY])
-    except (SafetensorError, KeyError) as error:
-        raise BadInputError(f"{path} is no artefact of `bench fit` ({error}).") from error
-    return header
-
-
-def _loaded(path: Path, header: Mapping[str, Any]) -> Fitted:
-    from safetensors.torch import load_file
-
-    return Fitted(load_file(path), {**header["facts"], "artefact": path.name, "command": header["command"]})
 
 
 def _labelled(batch: Batch, features: Features | None, rows: int) -> Any:

@@ -24,11 +24,12 @@ from ..bench.contract import (
     UnsupportedError,
     explainer,
 )
+from ..models.fit_files import files_hash, read_fit
 from ..models.prompt_attention import PromptRows
 from ..models.prompted import Prompted, PromptedViT, require_plain_blocks
 from ._attention import on_grid
 from ._bandwise import band_shares
-from ._fitting import FEATURE_ROWS, class_count, files_hash, fit_module, read_fit, required, restore
+from ._fitting import FEATURE_ROWS, class_count, fit_module, required, restore
 from ._prompts import (
     AuxHeads,
     BandAdapter,
@@ -88,6 +89,7 @@ class Focus(Explainer):
         routing: ``adaptive`` adds to the score of [SINK] what a learned linear function of the group's tokens says.
         adapter: also learns an embedding of each band that is added to the tokens (the features are not frozen then).
         samples, epochs, learning_rate, batch_size, patience: of the fit.
+        amp: whether its forward passes are in bfloat16.
         artefact: a file of ``bench fit`` to use instead of fitting.
     """
 
@@ -112,6 +114,7 @@ class Focus(Explainer):
     learning_rate: PositiveFloat = 5e-3
     batch_size: PositiveInt = 32
     patience: PositiveInt = 10
+    amp: bool = False
     artefact: Path | None = None
 
     READOUT: ClassVar = ("readout", "band_share")
@@ -124,7 +127,7 @@ class Focus(Explainer):
 
         if self.readout == "kept_mass" and not self.sink:
             raise BadInputError("readout=kept_mass is what prompts keep from [SINK]; it needs sink=true.")
-        found = read_fit(self, model, ctx.data_hash, ctx.seed)
+        found = read_fit(self, model, ctx)
         if found is not None:
             return found
         batch = ctx.data("fit", self.samples, labels=True)
@@ -132,7 +135,6 @@ class Focus(Explainer):
         heads = auxiliary_heads(self.aux_heads, model, batch.select(range(min(len(batch), 64))), ctx)
         features = net.keys_values if self._constant(net, batch) else None
         fitted = fit_module(
-            self,
             model,
             ctx,
             FromKeysValues(net) if features else net,
@@ -143,6 +145,7 @@ class Focus(Explainer):
                 weight_decay=1e-2,
                 betas=(0.9, 0.95),
                 patience=self.patience,
+                amp=self.amp,
             ),
             samples=self.samples,
             objective=SinkAttraction(self.sink_weight, heads),

@@ -11,8 +11,9 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from ..bench.contract import BadInputError, Batch, Context, Explainer, Explanation, Fitted, Model, Paper, explainer
+from ..models.fit_files import files_hash, read_fit
 from ._cam import lay_out
-from ._fitting import files_hash, fit_module, restore
+from ._fitting import fit_module, restore
 from ._own_head import drawn, final_tokens, require_features, with_head
 
 
@@ -68,11 +69,12 @@ class INTR(Explainer):
     def fit(self, model: Model, ctx: Context) -> Fitted:
         from ..models.optimise import Schedule
 
+        found = read_fit(self, model, ctx)
+        if found is not None:
+            return found
         read, head = final_tokens(model), self._head(model, ctx.seed)
         schedule = Schedule(epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate)
-        return fit_module(
-            self, model, ctx, head, schedule, samples=self.samples, features=lambda x: read(model.module, x)
-        )
+        return fit_module(model, ctx, head, schedule, samples=self.samples, features=lambda x: read(model.module, x))
 
     def own_model(self, model: Model, fitted: Fitted | None) -> Model:
         read, head = final_tokens(model), restore(self._head(model), fitted, self.name)

@@ -11,9 +11,10 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from ..bench.contract import BadInputError, Batch, Context, Explainer, Explanation, Fitted, Model, Paper, explainer
+from ..models.fit_files import files_hash, read_fit
 from ..models.prompted import PromptedViT, require_plain_blocks
 from ._attention import on_grid
-from ._fitting import class_count, files_hash, fit_module, required, restore
+from ._fitting import class_count, fit_module, required, restore
 from ._prompts import GroupedHead, PromptTokens, start_token
 
 
@@ -56,6 +57,9 @@ class PromptCAM(Explainer):
     def fit(self, model: Model, ctx: Context) -> Fitted:
         from ..models.optimise import CrossEntropy, Schedule
 
+        found = read_fit(self, model, ctx)
+        if found is not None:
+            return found
         classes = class_count(model, ctx.data("validation", 1, labels=True))
         schedule = Schedule(
             epochs=self.epochs,
@@ -65,7 +69,7 @@ class PromptCAM(Explainer):
             patience=self.patience,
         )
         net = self._net(model, classes, ctx.seed)
-        return fit_module(self, model, ctx, net, schedule, samples=self.samples, objective=CrossEntropy())
+        return fit_module(model, ctx, net, schedule, samples=self.samples, objective=CrossEntropy())
 
     def own_model(self, model: Model, fitted: Fitted | None) -> Model:
         fitted = required(fitted, self.name)

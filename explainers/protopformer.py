@@ -24,10 +24,11 @@ from ..bench.contract import (
     UnsupportedError,
     explainer,
 )
+from ..models.fit_files import files_hash, read_fit
 from ..models.interception import AttentionCalls, calls_exposed, no_attention
 from ._attention import flow, identity_like, pool_row, row_normalise, with_rows
 from ._cam import lay_out, patch_tokens
-from ._fitting import files_hash, fit_module, read_fit, restore
+from ._fitting import fit_module, restore
 from ._own_head import Read, drawn, head_dtype, positions, require_features, with_head
 from ._prototypes import Embedding, MapOf, Prototypes, Similarity, connections, own_class, prototype_map
 
@@ -95,14 +96,13 @@ class ProtoPFormer(Explainer):
     def fit(self, model: Model, ctx: Context) -> Fitted:
         from ..models.optimise import CrossEntropy, Schedule, class_weights
 
-        found = read_fit(self, model, ctx.data_hash, ctx.seed)
+        found = read_fit(self, model, ctx)
         if found is not None:
             return found
         read, head = foreground(model, self.keep), self._head(model, ctx.seed)
         labels = ctx.data("fit", self.samples, labels=True).labels.cpu()
         costs = Concentration(CrossEntropy(class_weights(labels, len(head.own))), self)
         return fit_module(
-            self,
             model,
             ctx,
             head,

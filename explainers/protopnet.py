@@ -12,8 +12,9 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor, nn
 
 from ..bench.contract import Batch, Context, Explainer, Explanation, Fitted, Model, Paper, explainer
+from ..models.fit_files import files_hash, read_fit
 from ._cam import lay_out
-from ._fitting import files_hash, fit_module, learned, read_fit, restore
+from ._fitting import fit_module, learned, restore
 from ._own_head import drawn, final_tokens, require_features, with_head
 from ._prototypes import Embedding, MapOf, Prototypes, Similarity, connections, own_class, prototype_map
 
@@ -71,7 +72,7 @@ class ProtoPNet(Explainer):
     def fit(self, model: Model, ctx: Context) -> Fitted:
         from ..models.optimise import CrossEntropy, LabelledInputs, Schedule, class_weights
 
-        found = read_fit(self, model, ctx.data_hash, ctx.seed)
+        found = read_fit(self, model, ctx)
         if found is not None:
             return found
         read, head = final_tokens(model), self._head(model, ctx.seed)
@@ -86,7 +87,7 @@ class ProtoPNet(Explainer):
         costs = Costs(entropy, self.cluster, self.separation)
         schedule = Schedule(self.epochs, self.batch_size, self.learning_rate, weight_decay=1e-3)
         head.weights.requires_grad_(False)
-        joint = fit_module(self, model, ctx, head, schedule, samples=self.samples, objective=costs, features=features)
+        joint = fit_module(model, ctx, head, schedule, samples=self.samples, objective=costs, features=features)
         tokens = torch.cat(parts)
         known = LabelledInputs(tokens[: len(fit)], fit.labels.cpu())
         unseen = LabelledInputs(tokens[len(fit) :], held_out.labels.cpu())

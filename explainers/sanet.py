@@ -13,9 +13,10 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from ..bench.contract import Batch, Context, Explainer, Explanation, Fitted, Model, Paper, UnsupportedError, explainer
+from ..models.fit_files import files_hash, read_fit
 from ._attention import on_grid
 from ._cam import grad_cam
-from ._fitting import class_count, files_hash, fit_module, read_fit, restore
+from ._fitting import class_count, fit_module, restore
 from ._own_head import drawn, sharing
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class SANet(Explainer):
     def fit(self, model: Model, ctx: Context) -> Fitted:
         from ..models.optimise import CrossEntropy, Schedule, class_weights
 
-        found = read_fit(self, model, ctx.data_hash, ctx.seed)
+        found = read_fit(self, model, ctx)
         if found is not None:
             return found
         own = self._attended(model, ctx.seed)
@@ -75,7 +76,7 @@ class SANet(Explainer):
         weights = class_weights(labels, class_count(model, ctx.data("validation", 1)))
         schedule = Schedule(self.epochs, self.batch_size, self.learning_rate, weight_decay=0.0)
         objective = Sparse(CrossEntropy(weights), self.sparsity)
-        return fit_module(self, model, ctx, own, schedule, samples=self.samples, objective=objective)
+        return fit_module(model, ctx, own, schedule, samples=self.samples, objective=objective)
 
     def own_model(self, model: Model, fitted: Fitted | None) -> Model:
         own = restore(self._attended(model), fitted, self.name)

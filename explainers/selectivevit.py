@@ -12,11 +12,12 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from torch import Tensor, nn
 
 from ..bench.contract import Batch, Context, Explainer, Explanation, Fitted, Model, Paper, UnsupportedError, explainer
+from ..models.fit_files import files_hash, read_fit
 from ..models.handle import require_eager, weights_hash
 from ..models.tape import EditedAttention, record
 from ._attention import on_grid, pool_row, with_rows
 from ._cam import grad_cam
-from ._fitting import files_hash, fit_module, restore
+from ._fitting import fit_module, restore
 
 VALIDATION = 1024
 """Validation samples that fine-tuning asks for; a suite gives at most its ``validation_n``."""
@@ -102,11 +103,12 @@ class SelectiveViT(Explainer):
         facts = {"tokens": tokens, "threshold": absolute, "threshold_in_uniform_shares": absolute * tokens}
         if not self.epochs:
             return Fitted(facts=facts)
+        found = read_fit(self, model, ctx)
+        if found is not None:
+            return found
         fitted = fit_module(
-            self, model, ctx, self._selective(model), self._schedule(), samples=self.samples, validation=VALIDATION
+            model, ctx, self._selective(model), self._schedule(), samples=self.samples, validation=VALIDATION
         )
-        if "artefact" in fitted.facts:
-            return fitted
         active = active_keys(self.own_model(model, fitted), ctx)
         return replace(fitted, facts={**fitted.facts, **facts, **active})
 

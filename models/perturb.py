@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -198,27 +196,3 @@ def _saved_bytes(model: Model, row: Tensor) -> int:
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-
-
-@dataclass
-class PassCount:
-    """Forward passes of a model and the rows (inputs) that went through them."""
-
-    passes: int = 0
-    rows: int = 0
-
-
-@contextmanager
-def passes_counted(model: Model) -> Iterator[PassCount]:
-    """Counts the forward passes of a model's module while the block runs."""
-    count = PassCount()
-
-    def add(_: nn.Module, args: tuple[Any, ...]) -> None:
-        count.passes += 1
-        count.rows += len(args[0])
-
-    hook = model.module.register_forward_pre_hook(add)
-    try:
-        yield count
-    finally:
-        hook.remove()

@@ -183,7 +183,7 @@ class PromptedViT(nn.Module):
             tokens = tokens + _part(block, "ls2")(block.mlp(block.norm2(tokens)))
             rows.append(of_prompts)
         has_sink = self.sink is not None
-        outputs: Tensor = self.backbone.norm(tokens[:, int(has_sink) :][:, self.reach.place])
+        outputs: Tensor = self._last_norm(tokens[:, int(has_sink) :][:, self.reach.place])
         return Prompted(outputs, tuple(rows), tuple(row.to_sink() for row in rows) if has_sink else ())
 
     def _together(self, inputs: Tensor, edit: Edit | None = None, keep: bool = True) -> Prompted:
@@ -219,10 +219,16 @@ class PromptedViT(nn.Module):
                 stack.enter_context(calls)
             self.backbone(inputs)
         first = int(self.sink is not None)
-        outputs: Tensor = self.backbone.norm(final[0][:, first:])
+        outputs: Tensor = self._last_norm(final[0][:, first:])
         rows = tuple(self.reach.rows(attention[:, :, first : self.added]) for attention in calls.attention)
         sinks = tuple(attention[:, :, 1:, 0].mean(-1) for attention in calls.attention) if first else ()
         return Prompted(outputs, rows, sinks)
+
+    @property
+    def _last_norm(self) -> nn.Module:
+        """The norm between the last block and the head; timm's mean-pooled ViTs have theirs after the pooling."""
+        norm: nn.Module = self.backbone.norm
+        return self.backbone.fc_norm if isinstance(norm, nn.Identity) and hasattr(self.backbone, "fc_norm") else norm
 
     def _adapting(self, inputs: Tensor) -> list[Any]:
         """The hook that adds the adapter's share to the patch tokens; none without an adapter."""

@@ -362,15 +362,20 @@ class TestExplain:
 
         words = ["--dataset", "tiny_squares", "--plugin", PLUGINS / "tiny_squares.py", "--count", 2]
         methods = ["-e", "rollout", "-e", "integrated_gradients,steps=7", "-e", "spectral_lift", "-e", "random"]
+        methods += ["-e", "prompt_cam,epochs=1,samples=8"]
         out = tmp_path / "sheet.png"
         result = bench("explain", "--model", tiny_models[0], *words, *methods, "-o", out, "--maps", tmp_path / "m.npz")
         assert result.exit_code == 0, result.output
         assert "rollout: 1 inputs forward a sample" in result.output
         assert "integrated_gradients,steps=7: 7 inputs forward a sample" in result.output
         assert "random: 0 inputs" in result.output
+        assert "prompt_cam,epochs=1,samples=8: 1 inputs forward a sample" in result.output
         assert "spectral_lift: refused: this explainer needs spectrum" in result.output
         found = {path.name for path in tmp_path.glob("*.npz")}
-        assert found == {"m_rollout.npz", "m_integrated_gradients-steps-7.npz", "m_random.npz"}
+        assert found == {
+            "m_rollout.npz", "m_integrated_gradients-steps-7.npz", "m_random.npz",
+            "m_prompt_cam-epochs-1-samples-8.npz",
+        }  # fmt: skip
         assert np.load(tmp_path / "m_integrated_gradients-steps-7.npz")["native"].ndim == 4
         width, height = Image.open(out).size
         assert width > 1.8 * height  # four panels a row, two rows

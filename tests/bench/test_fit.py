@@ -15,7 +15,7 @@ from vitxai.bench import fitting
 from vitxai.bench.cli import app
 from vitxai.bench.contract import BadInputError, Spec
 from vitxai.bench.fitting import FitConfig, fit_explainer
-from vitxai.explainers._fitting import HEADER_KEY
+from vitxai.models.fit_files import HEADER_KEY
 
 LEARNER = Path(__file__).parent / "plugins" / "tiny_learner.py"
 
@@ -113,10 +113,10 @@ def test_an_interrupted_command_says_how_to_go_on(config: FitConfig, monkeypatch
 def test_an_artefact_that_ships_never_takes_the_place_of_a_new_fit(
     config: FitConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vitxai.explainers import _fitting
+    from vitxai.models import fit_files
 
     fit_explainer(config)
-    monkeypatch.setattr(_fitting, "shipped_files", lambda name: [config.out])
+    monkeypatch.setattr(fit_files, "shipped_files", lambda name: [config.out])
     assert "artefact" not in fit_explainer(FitConfig(**{**vars(config), "out": config.out.with_name("new")})).facts
 
 

@@ -18,10 +18,10 @@ from torch import nn
 
 from vitxai.bench.context import EngineContext, Shared
 from vitxai.bench.contract import BadInputError, Model, TokenGeometry, UnsupportedError, explainers
+from vitxai.bench.profile import count_passes
 from vitxai.explainers.eigen_cam import first_component
 from vitxai.explainers.score_cam import input_masks
 from vitxai.models.handle import wrap
-from vitxai.models.perturb import passes_counted
 from vitxai.models.tape import Tape
 
 EXPLICIT = [
@@ -283,11 +283,11 @@ def test_a_family_without_blocks_has_no_default_layer(net, batch_for, ctx):
 def test_gradient_cams_of_a_layer_share_one_pass(net, batch_for, ctx):
     model = net()
     batch = batch_for(model)
-    with passes_counted(model) as count:
+    with count_passes(model.module) as count:
         for name in ["grad_cam", "grad_cam_plus_plus", "xgrad_cam", "layer_cam", "hires_cam"]:
             explainers.get(name)().explain(model, batch, ctx)
             explainers.get(name)(layer="blocks.2.norm1").explain(model, batch, ctx)
-    assert count.passes == 1
+    assert count.calls == 1
 
 
 @dataclass
@@ -439,9 +439,9 @@ def test_each_band_is_masked_by_the_map_of_its_own_group():
 def test_the_budget_is_never_exceeded(name, budget, net, batch_for):
     model = net()
     batch = batch_for(model)
-    with passes_counted(model) as count:
+    with count_passes(model.module) as count:
         explainers.get(name)(budget=budget).explain(model, batch, EngineContext(max_rows=4))
-    assert count.rows <= 3 * min(budget, 17)
+    assert count.forwards <= 3 * min(budget, 17)
     with pytest.raises(BadInputError, match="budget"):
         explainers.create(f"{name},budget=1")
 

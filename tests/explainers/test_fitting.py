@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from vitxai.bench.context import EngineContext
 from vitxai.bench.contract import BadInputError, Batch, Explainer, Fitted, Model
-from vitxai.explainers import _fitting
-from vitxai.explainers._fitting import files_hash, fit_module, learned, read_fit, restore, write_fit
+from vitxai.explainers._fitting import fit_module, learned, restore
+from vitxai.models import fit_files
+from vitxai.models.fit_files import files_hash, read_fit, write_fit
 from vitxai.models.handle import wrap
 from vitxai.models.optimise import CrossEntropy, Schedule
 
@@ -71,7 +72,7 @@ SCHEDULE = Schedule(epochs=4, batch_size=8, learning_rate=0.1)
 
 def test_features_are_computed_once_for_all_epochs(model: Model) -> None:
     fitted = fit_module(
-        Learner(), model, context(), head(), SCHEDULE, samples=40, classes=2, objective=CrossEntropy(),
+        model, context(), head(), SCHEDULE, samples=40, classes=2, objective=CrossEntropy(),
         features=model.module,
     )  # fmt: skip
     assert model.module.passes == 3 + 1  # 40 and 12 samples, 16 at once
@@ -80,16 +81,14 @@ def test_features_are_computed_once_for_all_epochs(model: Model) -> None:
     assert fitted.facts["validation_accuracy"] == max(line["validation_accuracy"] for line in fitted.facts["log"])
     assert set(fitted.tensors) == {"weight", "bias"}
     joined = nn.Sequential(model.module, head())
-    at_every_step = fit_module(
-        Learner(), model, context(), joined, SCHEDULE, samples=40, classes=2, objective=CrossEntropy()
-    )
+    at_every_step = fit_module(model, context(), joined, SCHEDULE, samples=40, classes=2, objective=CrossEntropy())
     for name, tensor in fitted.tensors.items():
         torch.testing.assert_close(at_every_step.tensors[f"1.{name}"], tensor, rtol=1e-4, atol=1e-5)
 
 
 def test_a_sample_without_a_label_is_named(model: Model) -> None:
     with pytest.raises(BadInputError, match="sample 'fit/3' has no label"):
-        fit_module(Learner(), model, context(label=-1), head(), SCHEDULE, samples=8, classes=2)
+        fit_module(model, context(label=-1), head(), SCHEDULE, samples=8, classes=2)
 
 
 def test_what_was_learned_is_put_back_frozen_or_refused() -> None:
@@ -115,8 +114,8 @@ def test_of_those_that_ship_the_one_that_fits_is_taken(
     for path, strength in zip(paths, (1.0, 2.0), strict=True):
         fitted = Fitted({"weight": torch.full((2, 3), strength)}, {"seed": 1, "validation_accuracy": strength})
         write_fit(path, Learner(strength), model, "data", fitted, "bench fit learner")
-    monkeypatch.setattr(_fitting, "shipped_files", lambda name: paths)
-    found = read_fit(Learner(2.0), model, "data", seed=1)
+    monkeypatch.setattr(fit_files, "shipped_files", lambda name: paths)
+    found = read_fit(Learner(2.0), model, EngineContext(seed=1, data_hash="data"))
     assert found is not None
     assert torch.equal(found.tensors["weight"], torch.full((2, 3), 2.0))
     assert found.facts == {
@@ -125,11 +124,10 @@ def test_of_those_that_ship_the_one_that_fits_is_taken(
         "artefact": "learner-b.safetensors",
         "command": "bench fit learner",
     }
-    assert read_fit(Learner(2.0), model, "data", seed=2) is None
-    assert read_fit(Learner(3.0), model, "data", seed=1) is None
-    assert read_fit(Learner(2.0), model, "other", seed=1) is None
-    assert read_fit(Learner(2.0), replace(model, weights_hash="other"), "data", seed=1) is None
-    assert fit_module(Learner(2.0), model, context(), head(), SCHEDULE, samples=8).facts == found.facts
+    assert read_fit(Learner(2.0), model, EngineContext(seed=2, data_hash="data")) is None
+    assert read_fit(Learner(3.0), model, EngineContext(seed=1, data_hash="data")) is None
+    assert read_fit(Learner(2.0), model, EngineContext(seed=1, data_hash="other")) is None
+    assert read_fit(Learner(2.0), replace(model, weights_hash="other"), EngineContext(seed=1, data_hash="data")) is None
     assert files_hash(Learner()) != empty
 
 
@@ -137,4 +135,4 @@ def test_a_file_without_the_header_is_no_artefact(model: Model, tmp_path: Path) 
     path = tmp_path / "tensors.safetensors"
     save_file({"weight": torch.zeros(2)}, path)
     with pytest.raises(BadInputError, match="is no artefact of `bench fit`"):
-        read_fit(Learner(artefact=path), model, "data")
+        read_fit(Learner(artefact=path), model, EngineContext(data_hash="data"))

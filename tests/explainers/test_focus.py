@@ -22,8 +22,8 @@ from vitxai.bench.run import resolve_suite
 from vitxai.bench.suite import parse_suite
 from vitxai.bench.tasks import Score
 from vitxai.explainers._bandwise import band_shares
-from vitxai.explainers._fitting import write_fit
 from vitxai.explainers._prompts import FromKeysValues, GroupedHead, PromptTokens, SinkAttraction, auxiliary_heads
+from vitxai.models.fit_files import write_fit
 from vitxai.models.handle import wrap
 from vitxai.models.spectral import SpectralViT
 from vitxai.models.spectral_backbone import SpectralBackbone
@@ -503,6 +503,16 @@ class TestFit:
         assert seen[0] == 3
         assert not state.exists()
         assert all(torch.equal(again.tensors[name], tensor) for name, tensor in learnt.tensors.items())
+
+    def test_amp_runs_the_fits_passes_in_bfloat16_and_learns_as_well(self, single, learnt):
+        kinds = set()
+        hook = single.module.blocks[0].mlp.fc1.register_forward_hook(lambda _, __, out: kinds.add(out.dtype))
+        half = Focus(**TOY, amp=True).fit(single, toy(single))
+        hook.remove()
+        assert torch.bfloat16 in kinds
+        assert half.facts["schedule"]["amp"]
+        assert half.facts["validation_accuracy"] >= 0.9
+        assert all(tensor.dtype == learnt.tensors[name].dtype for name, tensor in half.tensors.items())
 
     def test_a_stronger_attraction_puts_more_mass_on_the_sink(self, single):
         short = {**TOY, "epochs": 4}

@@ -12,9 +12,9 @@ from torch import nn
 
 from vitxai.bench.context import EngineContext
 from vitxai.bench.contract import BadInputError, Batch, UnsupportedError, explainers
-from vitxai.explainers._fitting import write_fit
 from vitxai.explainers._own_head import final_tokens
 from vitxai.models.edited import EditedAttention
+from vitxai.models.fit_files import write_fit
 from vitxai.models.handle import wrap
 from vitxai.models.tape import record
 

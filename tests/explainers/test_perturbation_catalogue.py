@@ -20,11 +20,11 @@ from torch import nn
 
 from vitxai.bench.context import EngineContext
 from vitxai.bench.contract import BadInputError, Batch, TokenGeometry, UnsupportedError, explainers
+from vitxai.bench.profile import count_passes
 from vitxai.explainers._superpixels import features_of
 from vitxai.explainers.kernel_shap import coalitions
 from vitxai.explainers.vit_cx import scaled
 from vitxai.models.handle import wrap
-from vitxai.models.perturb import passes_counted
 
 KINDS = [
     "class_token",
@@ -99,12 +99,12 @@ def test_the_budget_of_passes_is_kept(spec, tiny, scenes):
     model = tiny()
     batch = scenes(model, 3)
     method = explainers.create(spec)
-    with passes_counted(model) as count:
+    with count_passes(model.module) as count:
         found = method.explain(model, batch, EngineContext(max_rows=16))
-    assert 0 < count.rows <= method.budget * len(batch)
+    assert 0 < count.forwards <= method.budget * len(batch)
     assert len(found) == 3
     # Full passes: rows of several samples share them.
-    assert count.passes <= math.ceil(count.rows / 16) + 2
+    assert count.calls <= math.ceil(count.forwards / 16) + 2
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -422,9 +422,9 @@ def test_kernel_shap_of_few_features_is_the_shapley_value(output, batch_for):
     model = small_vit()
     inputs = torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     batch = Batch(ids=("a", "b"), inputs=inputs, targets=torch.tensor([1, 4]), labels=torch.tensor([1, 4]))
-    with passes_counted(model) as count:
+    with count_passes(model.module) as count:
         found = explain(f"kernel_shap,features=patch,output={output},budget=64", model, batch).native
-    assert count.rows == 2 * 64
+    assert count.forwards == 2 * 64
     for row, target in enumerate((1, 4)):
         value = {}
         for size in range(7):
@@ -609,7 +609,7 @@ def test_vit_cx_by_its_formula(kind, threshold, noise, tiny, batch_for, explicit
     cluster = pytest.importorskip("sklearn.cluster")
     model = tiny(kind)
     batch = batch_for(model, 2)
-    with passes_counted(model) as count:
+    with count_passes(model.module) as count:
         found = explain(f"vit_cx,threshold={threshold},noise={noise}", model, batch, rows=7)
     assert found.layout == "pixel"
     rows = 0
@@ -641,15 +641,15 @@ def test_vit_cx_by_its_formula(kind, threshold, noise, tiny, batch_for, explicit
         wanted = torch.where(cover > 0, total / cover.clamp(min=1e-300), 0.0) / (labels.max() + 1)
         assert_same(found.native[row], wanted)
         rows += 2 * int(labels.max() + 1) + 1
-    assert count.rows == rows
+    assert count.forwards == rows
 
 
 def test_vit_cx_merges_clusters_that_the_budget_has_no_passes_for(tiny, batch_for):
     model = tiny()
     batch = batch_for(model, 2)
-    with passes_counted(model) as count:
+    with count_passes(model.module) as count:
         explain("vit_cx,threshold=0,budget=8", model, batch)
-    assert count.rows == 2 * (2 * 3 + 1)
+    assert count.forwards == 2 * (2 * 3 + 1)
 
 
 def test_constant_feature_maps_scale_to_zero():

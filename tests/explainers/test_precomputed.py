@@ -11,8 +11,8 @@ from safetensors.numpy import save_file
 
 from vitxai.bench.context import EngineContext
 from vitxai.bench.contract import BadInputError, Explanation, UnsupportedError, explainers
+from vitxai.bench.profile import count_passes
 from vitxai.bench.showcase import Showcase
-from vitxai.models.perturb import passes_counted
 
 IDS = ("test/0", "test/1", "test/2")
 
@@ -47,9 +47,9 @@ def test_what_bench_explain_writes_comes_back(spec, kind, tmp_path, tiny, batch_
         model, batch, {spec: told}, rows={}, refusals={}, probabilities=torch.zeros(3, 5), classes=(), wavelengths=()
     )
     (file,) = shown.save(tmp_path / "maps.npz")
-    with passes_counted(model) as count:
+    with count_passes(model.module) as count:
         found = explain(file, model, batch)
-    assert count.passes == 0
+    assert count.calls == 0
     assert isinstance(found, Explanation)
     assert found.layout == told.layout
     assert torch.equal(found.native, told.native)

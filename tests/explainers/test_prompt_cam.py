@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from vitxai.bench.context import EngineContext
 from vitxai.bench.contract import BadInputError, Batch, Fitted, Model, Monitor, UnsupportedError, explainers
 from vitxai.bench.guard import ModuleState
-from vitxai.explainers._fitting import write_fit
 from vitxai.explainers.prompt_cam import telling_heads
+from vitxai.models.fit_files import write_fit
 from vitxai.models.handle import wrap
 from vitxai.models.tape import record
 

@@ -12,8 +12,8 @@ from torch import nn
 from vitxai.bench.context import EngineContext
 from vitxai.bench.contract import BadInputError, UnsupportedError, explainers, metrics
 from vitxai.bench.guard import LeftAsFound, ModuleState
-from vitxai.explainers._fitting import write_fit
 from vitxai.explainers.selectivevit import Selection
+from vitxai.models.fit_files import write_fit
 from vitxai.models.handle import wrap
 from vitxai.models.tape import EditedAttention, record
 

@@ -11,9 +11,9 @@ from torch import nn
 
 from vitxai.bench.context import EngineContext
 from vitxai.bench.contract import BadInputError, UnsupportedError, explainers
+from vitxai.bench.profile import count_passes
 from vitxai.explainers.tis import k_means, sampled_probabilities
 from vitxai.models.handle import wrap
-from vitxai.models.perturb import passes_counted
 
 KINDS = [
     "class_token",
@@ -126,9 +126,9 @@ def test_a_batch_is_its_samples_in_passes_of_any_size(kind, tiny, batch_for):
 def test_the_budget_counts_every_pass(budget, rows, tiny, batch_for, ctx):
     model = tiny()
     batch = batch_for(model)
-    with passes_counted(model) as count:
+    with count_passes(model.module) as count:
         explainers.create(f"tis,budget={budget}").explain(model, batch, ctx)
-    assert count.rows == 3 * rows  # 3 blocks of 16 channels make 48 samples at most
+    assert count.forwards == 3 * rows  # 3 blocks of 16 channels make 48 samples at most
     assert not any(part._forward_pre_hooks or part._forward_hooks for part in model.module.modules())
 
 

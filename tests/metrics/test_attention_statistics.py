@@ -13,8 +13,8 @@ from scipy.stats import spearmanr
 
 from vitxai.bench.context import EngineContext
 from vitxai.bench.contract import BadInputError, TokenGeometry, UnsupportedError
+from vitxai.bench.profile import count_passes
 from vitxai.metrics.attention_statistics import AttentionStatistics, effective_rank, high_norm_rate
-from vitxai.models.perturb import passes_counted
 
 
 @dataclass(frozen=True)
@@ -141,10 +141,10 @@ def test_prefix_tokens_have_no_part_in_ranks_and_norms(scored):
 
 
 def test_a_real_model_is_recorded_twice_for_all(vit, vit_batch, ctx):
-    with passes_counted(vit) as count:
+    with count_passes(vit.module) as count:
         got = AttentionStatistics().score(vit, vit_batch, None, ctx)
         AttentionStatistics(tau=0.1).score(vit, vit_batch, None, ctx)
-    assert count.rows == 2 * 8
+    assert count.forwards == 2 * 8
     with torch.inference_mode():
         tokens = vit.module._pos_embed(vit.module.patch_embed(vit_batch.inputs))
         tokens = vit.module.blocks(tokens)[:, 1:].double()

@@ -9,8 +9,8 @@ from scipy.stats import pearsonr
 
 from vitxai.bench.context import EngineContext
 from vitxai.bench.contract import BadInputError, Explanation
+from vitxai.bench.profile import count_passes
 from vitxai.metrics.faithfulness import FaithfulnessCorrelation, random_subsets
-from vitxai.models.perturb import passes_counted
 
 COLUMN = "faithfulness_correlation"
 
@@ -105,12 +105,12 @@ def test_agrees_with_quantus_on_single_channel_pixels(linear, batch_of, ctx, mon
 
 def test_responses_are_computed_once_for_all_explainers(vit, vit_batch, random_maps, ctx):
     metric = FaithfulnessCorrelation(runs=10)
-    with passes_counted(vit) as first:
+    with count_passes(vit.module) as first:
         metric.score(vit, vit_batch, random_maps(8, seed=0), ctx)
-    with passes_counted(vit) as second:
+    with count_passes(vit.module) as second:
         metric.score(vit, vit_batch, random_maps(8, seed=1), ctx)
-    assert first.rows == 8 * (1 + 10)
-    assert second.rows == 0
+    assert first.forwards == 8 * (1 + 10)
+    assert second.forwards == 0
 
 
 def test_same_score_alone_in_another_order_and_at_any_scale(vit, vit_batch, random_maps, ctx):

@@ -14,12 +14,12 @@ from scipy.stats import pearsonr, spearmanr
 
 from vitxai.bench.context import EngineContext
 from vitxai.bench.contract import BadInputError, Explanation, TokenGeometry, metrics
+from vitxai.bench.profile import count_passes
 from vitxai.metrics import _imputation
 from vitxai.metrics._imputation import impute, sparse_solution
 from vitxai.metrics._removal import cuts, group_sums, groups_of, patch_sums, ranks
 from vitxai.metrics.infidelity import Infidelity, random_squares, scaled_residual
 from vitxai.metrics.saco import coefficient
-from vitxai.models.perturb import passes_counted
 
 CONSTANT = "the map is constant"
 ROWS = {  # forward rows a sample: of the first explanation, of every further one
@@ -515,12 +515,12 @@ def reference_imputation(image, hidden):
 @pytest.mark.parametrize("spec", ROWS)
 def test_forwards_are_as_documented(vit, vit_batch, random_maps, ctx, spec):
     metric = metrics.create(spec)
-    with passes_counted(vit) as first:
+    with count_passes(vit.module) as first:
         metric.score(vit, vit_batch, random_maps(8, seed=0), ctx)
-    with passes_counted(vit) as second:
+    with count_passes(vit.module) as second:
         metric.score(vit, vit_batch, random_maps(8, seed=1), ctx)
     # The clean answer and, for flipping, the grey one are shared; with `idsds` and `infidelity` everything is.
-    assert (first.rows, second.rows) == tuple(8 * rows for rows in ROWS[spec])
+    assert (first.forwards, second.forwards) == tuple(8 * rows for rows in ROWS[spec])
 
 
 @pytest.mark.parametrize("spec", ROWS)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from vitxai.bench.context import EngineContext
 from vitxai.bench.contract import BadInputError, Explanation, TokenGeometry
+from vitxai.bench.profile import count_passes
 from vitxai.metrics.healing import Counterfactual, Healing
 from vitxai.models.handle import wrap
-from vitxai.models.perturb import passes_counted
 
 NO_EFFECT = "healing lowers p(target) by less than 0.05"
 
@@ -242,21 +242,21 @@ def test_rows_are_the_different_images_between_the_ends(vit, vit_batch):
     maps[2] = 1.0  # orders nothing
     ctx = EngineContext(max_rows=5)
     metric = Healing(steps=16, smallest_effect=1e-12)
-    with passes_counted(vit) as first:
+    with count_passes(vit.module) as first:
         got = metric.score(vit, batch, Explanation(maps, "token", vit.geometry), ctx)
     defined = int((~np.isnan(got["healing_auc"].values)).sum())
     # Three changed patches have two images between the ends, at whichever of the sixteen steps they come.
-    assert first.rows == 8 + 8 + 2 * defined
-    with passes_counted(vit) as second:
+    assert first.forwards == 8 + 8 + 2 * defined
+    with count_passes(vit.module) as second:
         metric.score(vit, batch, Explanation(maps, "token", vit.geometry), ctx)
-    assert second.rows == 2 * defined
+    assert second.forwards == 2 * defined
     assert 2 <= defined <= 6
     everything = with_healed(vit_batch, torch.ones_like(evidence), generator)
-    with passes_counted(vit) as third:
+    with count_passes(vit.module) as third:
         full = Healing(steps=4, share=0.25, smallest_effect=1e-12)
         got = full.score(vit, everything, Explanation(maps, "token", vit.geometry), EngineContext())
     # Where all features change, a curve of four steps has three inner images; a quarter is one of them.
-    assert third.rows == 8 + 8 + 3 * int((~np.isnan(got["healing_auc"].values)).sum())
+    assert third.forwards == 8 + 8 + 3 * int((~np.isnan(got["healing_auc"].values)).sum())
 
 
 def test_undefined_values_have_reasons(additive, scored, batch_of, ctx):

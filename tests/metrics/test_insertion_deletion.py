@@ -8,8 +8,9 @@ import torch
 
 from vitxai.bench.context import EngineContext
 from vitxai.bench.contract import BadInputError, Explanation
+from vitxai.bench.profile import count_passes
 from vitxai.metrics.insertion_deletion import InsertionDeletion, PatchWalk
-from vitxai.models.perturb import blurred, passes_counted
+from vitxai.models.perturb import blurred
 
 
 @pytest.fixture
@@ -77,12 +78,12 @@ def test_agrees_with_a_plain_loop(vit, vit_batch, random_maps, ctx):
 
 def test_forwards_are_as_documented(vit, vit_batch, random_maps, ctx):
     metric = InsertionDeletion(steps=6)
-    with passes_counted(vit) as first:
+    with count_passes(vit.module) as first:
         metric.score(vit, vit_batch, random_maps(8, seed=0), ctx)
-    with passes_counted(vit) as second:
+    with count_passes(vit.module) as second:
         metric.score(vit, vit_batch, random_maps(8, seed=1), ctx)
-    assert second.rows == 8 * 2 * (6 - 1)
-    assert first.rows == second.rows + 8 * 3
+    assert second.forwards == 8 * 2 * (6 - 1)
+    assert first.forwards == second.forwards + 8 * 3
 
 
 def test_the_true_contributions_beat_their_opposite(linear, batch_of, ctx):

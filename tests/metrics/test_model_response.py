@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from vitxai.bench.profile import count_passes
 from vitxai.metrics.model_response import ModelResponse
-from vitxai.models.perturb import passes_counted
 
 
 @pytest.fixture
@@ -69,10 +69,10 @@ def test_evidence_is_known_by_mask_bands_or_counterfactual(model, batch_of, ctx,
 
 
 def test_clean_and_healed_inputs_run_once(vit, vit_batch, ctx):
-    with passes_counted(vit) as count:
+    with count_passes(vit.module) as count:
         ModelResponse().score(vit, vit_batch, None, ctx)
         ModelResponse().score(vit, vit_batch, None, ctx)
-    assert count.rows == 8
+    assert count.forwards == 8
 
 
 def test_samples_do_not_influence_each_other(vit, vit_batch, ctx):

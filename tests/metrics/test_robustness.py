@@ -25,6 +25,7 @@ from vitxai.bench.contract import (
     explainers,
     metrics,
 )
+from vitxai.bench.profile import count_passes
 from vitxai.bench.run import resolve_suite
 from vitxai.bench.suite import parse_suite
 from vitxai.bench.tasks import Score
@@ -34,7 +35,6 @@ from vitxai.metrics.input_invariance import shifted
 from vitxai.metrics.mprt import histogram_entropy
 from vitxai.metrics.relative_stability import relative_changes
 from vitxai.models.handle import wrap
-from vitxai.models.perturb import passes_counted
 from vitxai.models.spectral import SpectralViT
 
 RE_EXPLAINING = (
@@ -265,14 +265,14 @@ class TestMaxSensitivity:
         ctx = by(Counted(Gradient(), count), max_rows=16)
         metrics.create("max_sensitivity,samples=6").score(vit, vit_batch, gradient_maps, ctx)
         assert (count["maps"], count["largest"]) == (8 * 6, 16)
-        with passes_counted(vit) as passes:
+        with count_passes(vit.module) as passes:
             metrics.create("relative_stability,samples=6").score(vit, vit_batch, gradient_maps, ctx)
         assert count["maps"] == 8 * 6  # the same noise: no map is made twice
-        assert passes.rows == 8 * (1 + 6)
-        with passes_counted(vit) as passes:
+        assert passes.forwards == 8 * (1 + 6)
+        with count_passes(vit.module) as passes:
             other = replace(ctx, method=Mean())
             metrics.create("relative_stability,samples=6").score(vit, vit_batch, gradient_maps, other)
-        assert passes.rows == 0
+        assert passes.forwards == 0
 
     def test_undefined_values_have_reasons(self, vit, vit_batch):
         native = torch.ones(8, 4, 4)

@@ -7,12 +7,12 @@ from scipy.ndimage import gaussian_filter
 from timm.models.vision_transformer import VisionTransformer
 
 from vitxai.bench.contract import BadInputError, TokenGeometry
+from vitxai.bench.profile import count_passes
 from vitxai.models.handle import wrap
 from vitxai.models.perturb import (
     blurred,
     mean_colour,
     mixed_rows,
-    passes_counted,
     patches_to_pixels,
     replace_pixels,
     rows_within,
@@ -52,9 +52,9 @@ def test_ranges_are_asked_for_in_order_within_max_rows():
 
 
 def test_passes_and_rows_are_counted():
-    with passes_counted(MODEL) as count:
+    with count_passes(MODEL.module) as count:
         target_responses(MODEL, rows, 7, TARGETS, max_rows=3)
-    assert (count.passes, count.rows) == (3, 7)
+    assert (count.calls, count.forwards) == (3, 7)
     assert not MODEL.module._forward_pre_hooks
 
 

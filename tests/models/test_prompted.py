@@ -171,7 +171,10 @@ def written(net: PromptedViT, image: Tensor, edit: bool = False) -> Written:
         hidden = affine(normalised(tokens, block.norm2), block.mlp.fc1)
         hidden = 0.5 * hidden * (1 + torch.erf(hidden / math.sqrt(2)))
         tokens = tokens + scaled(block, "ls2") * affine(hidden, block.mlp.fc2)
-    out.outputs = normalised(tokens[int(net.sink is not None) : added], backbone.norm)
+    # timm's mean-pooled ViTs norm after the pooling.
+    last = backbone.fc_norm if isinstance(backbone.norm, nn.Identity) else backbone.norm
+    assert isinstance(last, nn.LayerNorm)
+    out.outputs = normalised(tokens[int(net.sink is not None) : added], last)
     return out
 
 
