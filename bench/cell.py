@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,8 @@ from .scoring import Columns, add_scores, checked
 from .store import Artefact, Store
 from .tasks import Cell, CellFacts, Clean, Cost, Explain, Fit, Outcome, Score, Task
 
+log = logging.getLogger(__name__)
+
 COST_SAMPLES, COST_PAIRS = 4, 3
 """Samples and interleaved pairs that costs are measured on: enough for medians, little beside the scores."""
 
@@ -58,6 +61,13 @@ def load_cell(cell: Cell) -> tuple[CellWork, CellFacts]:
         raise BadInputError(f"{cell.model} eats {model.channels} channels; {cell.dataset} has {info.channels}.")
     samples = CellSamples(cell, dataset, model)
     ids, left_out = samples.readable(cell.split, cell.n)
+    provenance = model.provenance
+    if "labels" in info.has and ids:
+        samples.compare_labels(ids[0])
+        if samples.label_conflict:
+            log.warning("labels count as unknown: %s", samples.label_conflict)
+            info = replace(info, has=info.has - {"labels"})
+            provenance = (*provenance, ("labels", f"unknown: {samples.label_conflict}"))
     per_row = row_bytes(model)
     machine = fingerprint(device)
     facts = CellFacts(
@@ -70,7 +80,7 @@ def load_cell(cell: Cell) -> tuple[CellWork, CellFacts]:
         channels=model.channels,
         classes=model.classes,
         wavelengths=model.wavelengths or info.wavelengths,
-        provenance=model.provenance,
+        provenance=provenance,
         parameters=sum(p.numel() for p in model.module.parameters()),
         no_attention=_why_no_attention(model),
         device=model.device.type,

@@ -29,6 +29,9 @@ def train(
     freeze: Annotated[
         bool, typer.Option("--freeze", help="Linear probe: the head alone, on features computed once.")
     ] = False,
+    shuffle_labels: Annotated[
+        bool, typer.Option("--shuffle-labels", help="Labels to memorise, for the metric label_randomisation.")
+    ] = False,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0, help="Peak of the policy.")] = None,
@@ -71,11 +74,11 @@ def train(
     for path in absolute(plugin):
         import_file(path)
     config = recipe(
-        model, data, seed=seed, fit=fit, validation=validation, test=test, preset=preset, freeze=freeze, epochs=epochs,
-        batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay, warmup=warmup,
-        label_smoothing=label_smoothing, clip=clip, augmentation=augmentation, patience=patience, betas=betas,
-        policy=policy, step_epochs=step_epochs, step_factor=step_factor, amp=amp, resume=resume, threads=threads,
-        device=device, out=out,
+        model, data, seed=seed, fit=fit, validation=validation, test=test, preset=preset, freeze=freeze,
+        shuffle_labels=shuffle_labels, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
+        weight_decay=weight_decay, warmup=warmup, label_smoothing=label_smoothing, clip=clip,
+        augmentation=augmentation, patience=patience, betas=betas, policy=policy, step_epochs=step_epochs,
+        step_factor=step_factor, amp=amp, resume=resume, threads=threads, device=device, out=out,
     )  # fmt: skip
     terminal = console()
     with EpochDisplay(terminal, sum(phase.schedule.epochs for phase in config.phases)) as display:

@@ -44,6 +44,8 @@ class TrainConfig:
         refinement: a second phase, which begins with the first one's weights as they would be stored.
         preset: key of ``PRESETS`` that the schedule began with; None for the model's own.
         freeze: train the head of a timm ViT alone, on features that are computed once (linear probe).
+        shuffle_labels: give the fit samples each other's labels, to be memorised; the best epoch is that of the lowest
+            loss on these. Such a model is what the metric ``label_randomisation`` compares with.
         resume: keep the state after each epoch beside the checkpoint, and go on from it where it is found.
         threads: of torch; None to leave them as they are.
         device: where to train.
@@ -60,6 +62,7 @@ class TrainConfig:
     refinement: Phase | None = None
     preset: str | None = None
     freeze: bool = False
+    shuffle_labels: bool = False
     resume: bool = False
     threads: int | None = None
     device: str = "cpu"
@@ -187,6 +190,7 @@ def command(config: TrainConfig) -> str:
     for name in ("data", "fit", "validation", "test"):
         words += _option(name, getattr(config, name), getattr(base, name))
     words += _option("preset", config.preset, None) + _option("freeze", config.freeze, False)
+    words += _option("shuffle_labels", config.shuffle_labels, False)
     for f in fields(Schedule):
         words += _option(f.name, getattr(config.schedule, f.name), getattr(base.schedule, f.name))
     return shlex.join(words)

@@ -23,11 +23,16 @@ FIT_CHUNK = 64
 
 
 class CellSamples:
-    """Loads, collates and chooses targets; holds the current chunk and the data of fits."""
+    """Loads, collates and chooses targets; holds the current chunk and the data of fits.
+
+    Attributes:
+        label_conflict: why the data set's labels are no answers of the model; labels then count as unknown.
+    """
 
     def __init__(self, cell: Cell, dataset: Dataset, model: Model) -> None:
         self._cell, self._dataset, self._model = cell, dataset, model
         self._cache = SampleCache(dataset, cell.dataset, cell.store)
+        self.label_conflict = ""
         self._chunk: tuple[tuple[str, ...], list[Batch]] = ((), [])
         self._learned: dict[tuple[str, int], tuple[Batch, list[int]]] = {}
 
@@ -54,7 +59,17 @@ class CellSamples:
         """Samples as the model eats them; targets are the labels until the policy is applied."""
         from ..models.preprocess import collate
 
-        return collate([self._cache.sample(id) for id in ids], self._model)
+        batch = collate([self._cache.sample(id) for id in ids], self._model)
+        return replace(batch, labels=torch.full_like(batch.labels, -1)) if self.label_conflict else batch
+
+    def compare_labels(self, id: str) -> None:
+        """Finds out, by the logits of one sample, whether model and data set tell equally many classes apart."""
+        classes, logits = len(self._dataset.info().classes), self.logits(self.collate([id]).inputs).shape[1]
+        if classes not in (0, logits):
+            self.label_conflict = (
+                f"{self._cell.model} has {logits} classes and {self._cell.dataset} {classes}: class numbers of one are "
+                "not those of the other. Give the model a head for these data (bench train, bench prototypes)."
+            )
 
     def readable(self, split: Split, count: int) -> tuple[tuple[str, ...], dict[str, str]]:
         """Of the first ``count`` ids of a split those that can be read, and why the others cannot."""
@@ -93,6 +108,8 @@ class CellSamples:
 
     def fit_data(self, split: Literal["fit", "validation"], count: int, labels: bool) -> Batch:
         """See :meth:`EngineContext.data`; of the validation split at most the suite's ``validation_n`` (charter 5)."""
+        if labels and self.label_conflict:
+            raise UnsupportedError(f"this method learns from labels. {self.label_conflict}")
         count = min(count, self._cell.validation_n) if split == "validation" else count
         if (split, count) not in self._learned:
             ids, _ = self.readable(split, count)

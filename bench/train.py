@@ -100,6 +100,9 @@ def train_phase(
     select = _SAMPLES[phase.scenes]
     fit = labelled_inputs(select(dataset, "fit", config.fit), model, traits)
     validation = labelled_inputs(select(dataset, "validation", config.validation), model, traits)
+    if config.shuffle_labels:
+        order = torch.randperm(len(fit), generator=torch.Generator().manual_seed(config.seed))
+        fit = validation = replace(fit, labels=fit.labels[order])
     scale = _scale(fit, info.traits) if traits else {}
     if traits:
         fit, validation = _standardised(fit, scale), _standardised(validation, scale)
@@ -132,6 +135,7 @@ def train_phase(
         "trained_parameters": sum(p.numel() for p in learner.parameters() if p.requires_grad),
         "log": [asdict(record) for record in records],
         **({"traits": scale} if traits else {}),
+        **({"shuffled_labels": True} if config.shuffle_labels else {}),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -24,6 +25,8 @@ from ..models.spectral_groups import Scheme, spectral_groups
 from .contract import BadInputError, Dataset, DatasetInfo, Model, Sample, Spec, Split
 from .contract.registry import instantiate
 from .initialise import initialise
+
+log = logging.getLogger(__name__)
 
 _STATISTICS_SAMPLES = 256
 _CHUNK = 64
@@ -101,8 +104,10 @@ def blank_model(spec: str, dataset: Dataset, fit: int | None, seed: int) -> tupl
 
 def channel_statistics(dataset: Dataset, fit: int | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation [C] over the pixels of the first fit samples, whatever their sizes."""
-    ids = dataset.ids("fit", min(fit or _STATISTICS_SAMPLES, _STATISTICS_SAMPLES))
-    inputs = [dataset.sample(id).input for id in ids]
+    count = min(fit or _STATISTICS_SAMPLES, _STATISTICS_SAMPLES)
+    inputs = [sample.input for sample in plain_samples(dataset, "fit", count)]
+    if not inputs:
+        raise BadInputError("the fit split has no sample that can be read, so there is nothing to learn.")
     pixels = np.concatenate([array.reshape(len(array), -1) for array in inputs], axis=1)
     mean, variance = pixels.mean(1, dtype=np.float64), pixels.var(1, dtype=np.float64)
     return tuple(mean.tolist()), tuple(np.sqrt(variance).tolist())
@@ -120,8 +125,20 @@ def output_names(info: DatasetInfo) -> tuple[str, ...]:
 
 
 def plain_samples(dataset: Dataset, split: Split, count: int | None) -> Iterator[Sample]:
-    """The first samples of a split (all when None), one by one."""
-    return (dataset.sample(id) for id in dataset.ids(split, count))
+    """The first samples of a split (all when None), one by one; those that cannot be read are left out, with a warning.
+
+    Raises:
+        BadInputError: one cannot be read, and the data set is strict.
+    """
+    for id in dataset.ids(split, count):
+        try:
+            sample = dataset.sample(id)
+        except BadInputError as error:
+            if getattr(dataset, "strict", False):
+                raise
+            log.warning("a sample is left out: %s", error)
+        else:
+            yield sample
 
 
 def labelled_inputs(samples: Iterable[Sample], model: Model, traits: int = 0) -> LabelledInputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,7 @@ import torch
 
 from vitxai.bench.cell import CellWork, load_cell
 from vitxai.bench.cell_plan import CellPlan, cells_of, plan_cell
-from vitxai.bench.contract import BadInputError, Batch, Model, Spec
+from vitxai.bench.contract import BadInputError, Batch, Model, Spec, UnsupportedError, datasets
 from vitxai.bench.display import pictures
 from vitxai.bench.memory import is_out_of_memory, row_bytes, rows_per_pass
 from vitxai.bench.probes import packed, unpacked
@@ -45,6 +46,27 @@ def prepare(
 
 def run_all(work: CellWork, plan: CellPlan) -> dict[str, Outcome]:
     return {task.label: work.run(task) for task in plan.tasks if task.refusal is None}
+
+
+def test_labels_of_another_set_of_classes_count_as_unknown(
+    prepare: Callable, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A model of 4 classes on data of 5: equal numbers mean nothing."""
+    squares = datasets.get("tiny_squares")
+    four = squares.info
+    monkeypatch.setattr(squares, "info", lambda self: replace(four(self), classes=("a", "b", "c", "d", "e")))
+    work, plan = prepare(n=4, chunk=4)
+    said = r"tiny_0.pt has 4 classes and tiny_squares 5: .*bench train"
+    assert re.search(said, caplog.text)
+    assert re.search(said, dict(plan.facts.provenance)["labels"])
+    assert "labels" in plan.facts.missing_truths
+    clean = work.run(next(task for task in plan.tasks if isinstance(task, Clean)))
+    assert clean.header.reason == ""
+    assert clean.header.reason == ""
+    assert (work.samples.collate(plan.facts.ids).labels == -1).all()
+    with pytest.raises(UnsupportedError, match=f"learns from labels.*{said}"):
+        work.samples.fit_data("fit", 4, labels=True)
+    assert (work.samples.fit_data("fit", 4, labels=False).labels == -1).all()
 
 
 def test_facts_of_a_cell(prepare: Callable) -> None:

@@ -19,6 +19,7 @@ from vitxai.bench.contract import BadInputError, Dataset, DatasetInfo, Sample, U
 from vitxai.bench.epoch_display import EpochDisplay
 from vitxai.bench.recipes import PRESETS, PROBING, RECIPES, command, recipe
 from vitxai.bench.train import train, train_phase
+from vitxai.bench.trainable import plain_samples
 from vitxai.models.checkpoint import read_checkpoint
 from vitxai.models.handle import wrap
 from vitxai.models.load import load_model
@@ -483,3 +484,50 @@ def test_a_spectral_vit_begins_to_learn_a_real_scene(tmp_path, real_data):
     assert [max(group) for group in centres] == sorted(max(group) for group in centres)
     assert training["accuracy"]["test"]["n"] == 52
     assert training["accuracy"]["test"]["correct"] > 26
+
+
+def test_shuffled_labels_are_memorised_and_the_record_says_so(tmp_path):
+    path = train(tiny(tmp_path, "leaves_fused", fit=16, validation=8, test=12, epochs=30, shuffle_labels=True))
+    module, description = read_checkpoint(path)
+    training = description.training
+    assert "--shuffle-labels" in training["command"]
+    assert all(phase["shuffled_labels"] for phase in training["phases"])
+    leaves = datasets.create("leaves")
+    model = wrap(module, mean=description.mean, std=description.std)
+    batch = collate([leaves.sample(id) for id in leaves.ids("fit", 16)], model)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(batch.labels[order], batch.labels)
+    with torch.inference_mode():
+        found = model(batch.inputs).argmax(1)
+    memorised, true = (found == batch.labels[order]).float().mean(), (found == batch.labels).float().mean()
+    assert memorised > true + 0.25
+    plain = train(tiny(tmp_path, "leaves_fused", fit=16, validation=8, test=12))
+    assert "shuffled_labels" not in read_checkpoint(plain)[1].training["phases"][0]
+
+
+class Torn(Dataset):
+    """Eight samples, of which the third cannot be read."""
+
+    def __init__(self, strict: bool = False) -> None:
+        self.strict = strict
+
+    def info(self) -> DatasetInfo:
+        return DatasetInfo(("a", "b"), 3, frozenset({"labels"}), "none", "none")
+
+    def ids(self, split, count=None):
+        return [f"{split}/{index}" for index in range(8 if count is None else count)]
+
+    def sample(self, id: str) -> Sample:
+        if id.endswith("2"):
+            raise BadInputError(f"{id}.png is truncated.")
+        return Sample(id, np.zeros((3, 8, 8), np.float32), label=0)
+
+    def content_hash(self) -> str:
+        return "torn"
+
+
+def test_a_sample_that_cannot_be_read_is_left_out_unless_the_data_set_is_strict(caplog):
+    assert [sample.id for sample in plain_samples(Torn(), "fit", 4)] == ["fit/0", "fit/1", "fit/3"]
+    assert "a sample is left out: fit/2.png is truncated." in caplog.text
+    with pytest.raises(BadInputError, match=r"fit/2\.png is truncated"):
+        list(plain_samples(Torn(strict=True), "fit", 4))
