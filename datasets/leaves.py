@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import NonNegativeFloat
+
 from ..bench.contract import Dataset, DatasetInfo, Sample, Split, dataset
-from ._leaf_scene import CLASSES, DEFAULT_SENSOR, VERSION, generate_leaf
+from ._leaf_scene import CLASSES, DEFAULT_SENSOR, VERSION, generate_leaf, noise_sigma
 from ._scene_ids import parse_scene_id, scene_ids
+from ._scene_key import scene_seed
 from ._source_digest import source_digest
 
 SOURCES = ("_leaf_scene.py", "_leaf_geometry.py", "_prospect.py", "_scene_key.py", "data/prospect_d.json")
@@ -23,10 +28,13 @@ class Leaves(Dataset):
     Attributes:
         seed: of the scenes; another seed gives other leaves.
         size: side of the frame in pixels, at least 24.
+        noise: standard deviation of further noise, in units of the sensor's own (which rises beyond 2200 nm); the same
+            noise lies on a cube and on its healed counterfactual.
     """
 
     seed: int = 0
     size: int = 48
+    noise: NonNegativeFloat = 0.0
 
     def info(self) -> DatasetInfo:
         return DatasetInfo(
@@ -44,16 +52,29 @@ class Leaves(Dataset):
     def sample(self, id: str) -> Sample:
         split, index = parse_scene_id(id)
         scene = generate_leaf(split, index, self.seed, size=self.size)
+        further = self._further_noise(split, index, scene.healed)
         return Sample(
             id=id,
-            input=scene.cube,
+            input=scene.cube + further,
             label=scene.label,
             mask=scene.lesion_mask,
             distractors=scene.sham_mask,
             leaf=scene.leaf_mask,
             bands=scene.band_truth,
-            healed=scene.healed,
+            healed=scene.healed + further,
         )
 
+    def _further_noise(self, split: Split, index: int, radiance: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not self.noise:
+            return np.zeros_like(radiance)
+        key = scene_seed("leaves, further noise", VERSION, split, self.seed, index)
+        level = self.noise * noise_sigma(np.asarray(DEFAULT_SENSOR.wavelengths, dtype=np.float64))
+        drawn = np.random.default_rng(key).standard_normal(radiance.shape, dtype=np.float32)
+        noise: NDArray[np.float32] = level.astype(np.float32)[:, None, None] * np.sqrt(
+            np.float32(0.3) + np.clip(radiance, 0, 1)
+        )
+        return noise * drawn
+
     def content_hash(self) -> str:
-        return f"leaves-{VERSION}-{self.seed}-{self.size}-{source_digest(__package__, SOURCES)}"
+        noise = f"-noise{self.noise:g}" if self.noise else ""
+        return f"leaves-{VERSION}-{self.seed}-{self.size}{noise}-{source_digest(__package__, SOURCES)}"

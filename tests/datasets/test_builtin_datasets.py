@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vitxai.bench.contract import BadInputError, UnknownNameError, datasets
+from vitxai.datasets._leaf_scene import noise_sigma
 from vitxai.datasets._source_digest import source_digest
 
 SPECS = ["leaves", "glyphs"]
@@ -105,3 +106,23 @@ def test_source_digest_ignores_comments_docstrings_and_layout_but_not_code(tmp_p
     assert digest('"""Doc."""\nA = 1  # why\n"""Of A."""\ndef f(x):\n    """Doc."""\n    return (x +\n  A)\n') == plain
     assert digest("A = 2\ndef f(x):\n    return x + A\n") != plain
     assert digest("A = 1\ndef f(x):\n    return x - A\n") != plain
+
+
+def test_further_noise_is_that_of_the_sensor_and_lies_on_the_healed_cube_too():
+    plain, noisy = datasets.create("leaves"), datasets.create("leaves,noise=2")
+    id = "test/00001"
+    before, after = plain.sample(id), noisy.sample(id)
+    assert after.input.dtype == np.float32
+    further = after.input - before.input
+    np.testing.assert_allclose(further, after.healed - before.healed, atol=1e-6)
+    expected = 2 * noise_sigma(np.array(plain.info().wavelengths))
+    measured = (further / np.sqrt(0.3 + np.clip(before.healed, 0, 1))).std(axis=(1, 2))
+    np.testing.assert_allclose(measured, expected, rtol=0.1)
+    np.testing.assert_array_equal(noisy.sample(id).input, after.input)
+    elsewhere = noisy.sample("test/00002").input - plain.sample("test/00002").input
+    assert abs(np.corrcoef(further[5].ravel(), elsewhere[5].ravel())[0, 1]) < 0.1
+    assert noisy.content_hash() != plain.content_hash() == datasets.create("leaves,noise=0").content_hash()
+    for name in ("mask", "bands", "leaf", "distractors"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
+    with pytest.raises(BadInputError, match="noise"):
+        datasets.create("leaves,noise=-1")
