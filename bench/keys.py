@@ -113,7 +113,9 @@ class CellKeys:
 
     def fit(self, explainer: Spec) -> str:
         """Of what an explainer learns."""
-        identity = plugin_identity(explainer_registry, explainer)
+        identity = dict(plugin_identity(explainer_registry, explainer))
+        readout = explainer_registry.get(explainer.name).READOUT
+        identity["params"] = {name: value for name, value in identity["params"].items() if name not in readout}
         return key_of("fit", {**self._cell, "explainer": identity, "validation_n": self._validation_n})
 
     def explanation(self, explainer: Spec, ids: Sequence[str], fit: str | None) -> str:

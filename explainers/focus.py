@@ -119,14 +119,16 @@ class Focus(Explainer):
 
     READOUT: ClassVar = ("readout", "band_share")
 
+    def __post_init__(self) -> None:
+        if self.readout == "kept_mass" and not self.sink:
+            raise BadInputError("readout=kept_mass is what prompts keep from [SINK]; it needs sink=true.")
+
     def content_hash(self) -> str:
         return files_hash(self)
 
     def fit(self, model: Model, ctx: Context) -> Fitted:
         from ..models.optimise import Schedule
 
-        if self.readout == "kept_mass" and not self.sink:
-            raise BadInputError("readout=kept_mass is what prompts keep from [SINK]; it needs sink=true.")
         found = read_fit(self, model, ctx)
         if found is not None:
             return found

@@ -21,13 +21,10 @@ ARTEFACT = "artefact"
 
 SHIPPED = f"{__package__.rpartition('.')[0]}.explainers"
 
-READOUT = "READOUT"
-"""Class attribute that names the parameters on which the map depends, but not the fit: no part of it either."""
-
 
 def identity_of(explainer: Explainer, model: Model, data_hash: str) -> dict[str, str]:
     """What an artefact must match to be used: the explainer with its parameters, the frozen model and the data set."""
-    no_part = {ARTEFACT, *getattr(explainer, READOUT, ())}
+    no_part = {ARTEFACT, *explainer.READOUT}
     parameters = {f.name: getattr(explainer, f.name) for f in fields(explainer) if f.name not in no_part}  # type: ignore[arg-type]
     text = json.dumps(parameters, sort_keys=True, default=str)
     return {"explainer": f"{explainer.name} {text}", "weights": model.weights_hash, "data": data_hash}

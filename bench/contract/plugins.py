@@ -123,7 +123,14 @@ class Context(Protocol):
 
 
 class Explainer:
-    """Explains one batch. Subclasses, decorated with :func:`explainer`, are frozen dataclasses of their parameters."""
+    """Explains one batch. Subclasses, decorated with :func:`explainer`, are frozen dataclasses of their parameters.
+
+    Attributes:
+        READOUT: names of parameters on which the map depends, but not what ``fit`` learns: one fit serves all of their
+            values.
+    """
+
+    READOUT: ClassVar[tuple[str, ...]] = ()
 
     name: ClassVar[str]
     paper: ClassVar[Paper | None]

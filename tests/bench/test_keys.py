@@ -137,6 +137,13 @@ def test_validation_size_counts_for_fits_alone(keys: CellKeys) -> None:
     assert keys.explanation(GRADIENT, IDS, None) == other.explanation(GRADIENT, IDS, None)
 
 
+def test_one_fit_serves_all_readouts(keys: CellKeys) -> None:
+    literal, kept = Spec("focus"), Spec("focus", {"readout": "kept_mass", "band_share": True})
+    assert keys.fit(literal) == keys.fit(kept)
+    assert keys.explanation(literal, IDS, "fit") != keys.explanation(kept, IDS, "fit")
+    assert keys.fit(literal) != keys.fit(Spec("focus", {"depth": "deep"}))
+
+
 def test_costs_belong_to_a_machine(keys: CellKeys) -> None:
     assert keys.cost(GRADIENT, None, "here") != keys.cost(GRADIENT, None, "there")
 

@@ -451,6 +451,11 @@ def learnt(single):
     return Focus(**TOY).fit(single, toy(single))
 
 
+def test_kept_mass_needs_a_sink_to_be_kept_from():
+    with pytest.raises(BadInputError, match="needs sink=true"):
+        explainers.create("focus,sink=false,readout=kept_mass")
+
+
 class TestFit:
     def test_a_separable_task_is_learned_and_the_facts_say_so(self, single, learnt):
         assert learnt.facts["validation_accuracy"] >= 0.9
