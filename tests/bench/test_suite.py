@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
+from vitxai.bench.cli import app
 from vitxai.bench.cli_options import chosen_suite
 from vitxai.bench.contract import BadInputError, Spec, UnknownNameError, datasets
+from vitxai.bench.recipes import recipe
 from vitxai.bench.suite import SUITES, load_suite, parse_suite, suite_names
 
 MINIMAL = """
@@ -177,7 +182,27 @@ class TestShippedSuites:
         suite = load_suite(name)
         assert suite.name == name
         for board in suite.resolved().boards:
-            datasets.create(board.dataset)
+            if "path" in board.dataset.params:
+                assert name.endswith("-paper"), "what needs no download comes first"
+                with pytest.raises(BadInputError, match="needs a folder, and there is none"):
+                    datasets.create(board.dataset).ids("test", 1)
+            else:
+                datasets.create(board.dataset)
+
+    @pytest.mark.parametrize("name", suite_names())
+    def test_the_trainings_that_a_suite_names_are_those_of_bench_train(self, name: str) -> None:
+        """Also: each file that a board wants is the first command's, or one like it."""
+        text = (SUITES / f"{name}.toml").read_text()
+        joined = re.sub(r" \\\n#\s*", " ", text)
+        commands = re.findall(r"^#\s+bench (train .*)$", joined, re.MULTILINE)
+        wanted = {str(model.params["path"]) for board in load_suite(name).boards for model in board.models
+                  if model.name == "file"}  # fmt: skip
+        assert commands or not wanted
+        for words in map(shlex.split, commands):
+            given = get_command(app).commands["train"].make_context("train", words[1:]).params
+            changes = {key: given[key] for key in ("preset", "freeze", "epochs", "fit", "validation", "test", "seed")}
+            recipe(given["model"], given["data"], **changes)
+            assert not wanted or str(given["out"]) in wanted
 
     @pytest.mark.parametrize(
         "name", [name for name in suite_names() if name.startswith(("focus", "selective", "agcam"))]
