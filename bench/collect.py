@@ -230,10 +230,19 @@ def _measured(result: CellResult) -> list[tuple[str, Mapping[str, float], str]]:
     return found
 
 
+RATIOS = (
+    ("latency_ms", "latency_ratio"),
+    ("peak_mb", "memory_ratio"),
+    ("gflops", "flops_ratio"),
+    ("energy_joules", "energy_ratio"),
+)
+
+
 def _plain_costs(measured: Sequence[Mapping[str, float]], parameters: int) -> dict[str, float]:
     """Costs of the plain forward, from each explainer's figure and its ratio."""
     plain: dict[str, float] = {}
-    for column, ratio in (("latency_ms", "latency_ratio"), ("peak_mb", "memory_ratio"), ("gflops", "flops_ratio")):
-        values = [costs[column] / costs[ratio] for costs in measured if costs[ratio] > 0]
-        plain |= {column: float(pd.Series(values, dtype=float).median()), ratio: 1.0}
+    for column, ratio in RATIOS:
+        values = [costs[column] / costs[ratio] for costs in measured if costs.get(ratio, 0) > 0]
+        if values or column != "energy_joules":  # which few drivers tell
+            plain |= {column: float(pd.Series(values, dtype=float).median()), ratio: 1.0}
     return {**plain, "forwards": 1.0, "backwards": 0.0, "parameters": float(parameters), "parameters_ratio": 1.0}

@@ -18,6 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from .contract import BadInputError, Batch, Context, Explainer, Model
+from .energy import energy_counter, joules_of
 
 Call = Callable[[], object]
 
@@ -40,6 +41,8 @@ class Costs:
         backwards: rows of gradient that left the model's end, a sample.
         parameters: parameters of the explained model that the frozen one does not have.
         parameters_ratio: those over the frozen model's.
+        energy_joules: of the device, a sample; None where its driver does not tell, and then no column.
+        energy_ratio: of the energies.
     """
 
     latency_ms: float
@@ -52,6 +55,8 @@ class Costs:
     backwards: float
     parameters: float
     parameters_ratio: float
+    energy_joules: float | None = None
+    energy_ratio: float | None = None
 
 
 def profile_explainer(
@@ -77,7 +82,7 @@ def profile_explainer(
         threads: of torch on the CPU while measuring; as they are when None.
 
     Returns:
-        The fields of :class:`Costs` by name.
+        The fields of :class:`Costs` by name; those that are None left out.
 
     Raises:
         BadInputError: no pair to time, or an empty batch.
@@ -99,10 +104,13 @@ def profile_explainer(
             flops = count_flops(explain)
         plain_ms, explain_ms = time_pairs(plain, explain, pairs, model.device)
         plain_peak, peak = peak_bytes(plain, model.device), peak_bytes(explain, model.device)
+        counter = energy_counter(model.device)
+        plain_joules, joules = ((None, None) if counter is None else
+                                (joules_of(call, counter, model.device) for call in (plain, explain)))  # fmt: skip
     added = added_parameters(own.module, model.module)
     frozen = sum(parameter.numel() for parameter in model.module.parameters())
     n = len(batch)
-    return asdict(
+    measured = asdict(
         Costs(
             latency_ms=statistics.median(explain_ms) / n,
             latency_ratio=statistics.median(e / p for e, p in zip(explain_ms, plain_ms, strict=True)),
@@ -114,8 +122,11 @@ def profile_explainer(
             backwards=passes.backwards / n,
             parameters=float(added),
             parameters_ratio=added / frozen,
+            energy_joules=None if joules is None else joules / n,
+            energy_ratio=joules / plain_joules if joules and plain_joules else None,
         )
     )
+    return {column: value for column, value in measured.items() if value is not None}
 
 
 @contextmanager
