@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .contract import BadInputError, Explainer, Registry, Spec
+from .contract import BadInputError, Explainer, Metric, Registry, Spec
 from .contract import datasets as dataset_registry
 from .contract import explainers as explainer_registry
 from .contract import metrics as metric_registry
@@ -66,8 +66,9 @@ def _known(registry: Registry, spec: Spec) -> tuple[Any, Identity]:
     plugin: Any = registry.create(spec)
     params = {f.name: getattr(plugin, f.name) for f in dataclasses.fields(plugin)}
     identity: dict[str, Any] = {"name": spec.name, "params": params, "source": source_digest(type(plugin).__module__)}
-    if isinstance(plugin, Explainer) and plugin.wraps():
-        identity["wraps"] = [plugin_identity(registry, Spec.parse(inner)) for inner in plugin.wraps()]
+    inner = plugin.wraps() if isinstance(plugin, Explainer | Metric) else ()
+    if inner:
+        identity["wraps"] = [plugin_identity(explainer_registry, Spec.parse(spec)) for spec in inner]
     return plugin, _plain({**identity, "version": plugin.version} if hasattr(plugin, "version") else identity)
 
 

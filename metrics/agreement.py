@@ -22,7 +22,6 @@ from ..bench.contract import (
     metric,
 )
 from ..bench.contract import explainers as explainer_registry
-from ..bench.source import source_digest
 from ._bands import CONSTANT_CURVE, NO_SPECTRUM
 from ._maps import CONSTANT_MAP, NOT_FINITE, column, finite_rows, in_float64, is_constant
 from ._ranking import spearman
@@ -56,9 +55,8 @@ class Agreement(Metric):
     other: str = "integrated_gradients,steps=20"
     reduction: Reduction = "mean_positive"
 
-    def content_hash(self) -> str:
-        """The other method's source; part of the keys of scores."""
-        return source_digest(type(self._method()).__module__)
+    def wraps(self) -> tuple[str, ...]:
+        return (self.other,)
 
     def score(self, model: Model, batch: Batch, explanation: Explanation | None, ctx: Context) -> Scores:
         """Both columns [B] in [-1, 1]; NaN where a map is constant, and for curves where a method has none.

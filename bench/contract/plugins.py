@@ -230,6 +230,10 @@ class Metric:
     of: ClassVar[Literal["explanation", "model"]]
     queries_model: ClassVar[bool]
 
+    def wraps(self) -> tuple[str, ...]:
+        """Specs of explainers that this one runs besides the one scored, by way of the registry: part of its keys."""
+        return ()
+
     def score(self, model: Model, batch: Batch, explanation: Explanation | None, ctx: Context) -> Scores:
         """Every declared column, each float64 [B] with reasons; no aggregation, no batch-dependent normalisation."""
         raise NotImplementedError

@@ -111,5 +111,4 @@ def test_methods_that_learn_or_bring_a_model_are_refused(ctx, vit, vit_batch, ot
 def test_the_other_methods_source_is_part_of_the_key() -> None:
     found = plugin_identity(metrics, Spec("agreement", {"other": "saliency"}))
     again = plugin_identity(metrics, Spec("agreement", {"other": "rollout"}))
-    assert found["content"]
-    assert found["content"] != again["content"]
+    assert found["wraps"][0]["source"] != again["wraps"][0]["source"]
