@@ -62,12 +62,12 @@ def load_cell(cell: Cell) -> tuple[CellWork, CellFacts]:
     samples = CellSamples(cell, dataset, model)
     ids, left_out = samples.readable(cell.split, cell.n)
     provenance = model.provenance
-    if "labels" in info.has and ids:
-        samples.compare_labels(ids[0])
-        if samples.label_conflict:
-            log.warning("labels count as unknown: %s", samples.label_conflict)
-            info = replace(info, has=info.has - {"labels"})
-            provenance = (*provenance, ("labels", f"unknown: {samples.label_conflict}"))
+    if "labels" in info.has:
+        samples.compare_labels()
+    if samples.label_conflict:
+        log.warning("labels count as unknown: %s", samples.label_conflict)
+        info = replace(info, has=info.has - {"labels"})
+        provenance = (*provenance, ("labels", f"unknown: {samples.label_conflict}"))
     per_row = row_bytes(model)
     machine = fingerprint(device)
     facts = CellFacts(
@@ -89,6 +89,7 @@ def load_cell(cell: Cell) -> tuple[CellWork, CellFacts]:
         row_bytes=per_row,
         machine=machine.as_json(),
         machine_key=machine.key,
+        label_conflict=samples.label_conflict,
         left_out=left_out,
     )
     return CellWork(cell, facts, model, samples), facts

@@ -42,6 +42,7 @@ def setting_of(cell: Cell, facts: CellFacts) -> Setting:
             "batch_size": cell.batch_size,
             "threads": cell.threads,
             "max_rows": facts.max_rows,
+            **({"labels": "unknown"} if facts.label_conflict else {}),
         },
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,7 +62,7 @@ def choices(run: RunFiles, columns: Sequence[str]) -> tuple[Choice, ...]:
         for row in _explained(board):
             rows.setdefault(row.entry.explainer, []).append(row)
     trials = [_trial(name, found, columns, len(boards)) for name, found in rows.items()]
-    trials.sort(key=lambda trial: -1.0 if trial.score is None else trial.score, reverse=True)
+    trials.sort(key=lambda trial: -math.inf if trial.score is None else trial.score, reverse=True)
     by_method: dict[str, list[Trial]] = {}
     for trial in trials:
         by_method.setdefault(Spec.parse(trial.explainer).name, []).append(trial)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,8 @@ from typing import Literal, Protocol
 
 from .contract import BadInputError
 from .report.run_files import RunFiles, read_run
+
+log = logging.getLogger(__name__)
 
 Verdict = Literal["holds", "does not hold", "undecided", "not testable", "not run"]
 VERDICTS: tuple[Verdict, ...] = ("holds", "does not hold", "undecided", "not testable", "not run")
@@ -135,7 +138,11 @@ def find_runs(folders: Iterable[Path]) -> tuple[RunFiles, ...]:
         if not folder.is_dir():
             raise BadInputError(f"no folder {folder}; `bench run --suite NAME --out {folder}/NAME` makes one.")
         for facts in sorted((*folder.glob("run.json"), *folder.glob("*/run.json"))):
-            found[facts.parent.resolve()] = read_run(facts.parent)
+            run = read_run(facts.parent)
+            if run.suite.get("split", "test") != "test":
+                log.warning("%s is left out: it holds %s samples, to choose by.", run.out, run.suite["split"])
+                continue
+            found[facts.parent.resolve()] = run
     return tuple(found.values())
 
 

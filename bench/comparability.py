@@ -23,8 +23,8 @@ class Obstacle:
 
 def obstacles(before: RunFiles, after: RunFiles) -> Iterable[Obstacle]:
     """All reasons, none where the runs may be compared; ``before`` is called the baseline."""
-    for name in ("name", "seed", "n", "target"):
-        old, new = before.suite.get(name), after.suite.get(name)
+    for name, default in (("name", None), ("seed", None), ("n", None), ("target", None), ("split", "test")):
+        old, new = before.suite.get(name, default), after.suite.get(name, default)
         if old != new:
             yield Obstacle("", f"suite {name}: {old} in the baseline, {new} now")
     yield from _other_content(before, after)

@@ -36,10 +36,10 @@ def joules_of(call: Callable[[], object], counter: Counter, device: torch.device
 
 
 def _rapl(root: Path) -> Counter | None:
-    """All packages (``intel-rapl:0``, ...; AMD's driver has the same names); their parts are in them."""
-    files = sorted(root.glob("intel-rapl:[0-9]*/energy_uj"))
-    packages = [file for file in files if file.parent.name.count(":") == 1]
+    """All packages (AMD's driver has the same names); their parts are in them, and ``psys`` holds them all again."""
     try:
+        names = {file: file.read_text().strip() for file in sorted(root.glob("intel-rapl:*/name"))}
+        packages = [file.parent / "energy_uj" for file, name in names.items() if name.startswith("package")]
         ranges = [int((file.parent / "max_energy_range_uj").read_text()) for file in packages]
         last = [int(file.read_text()) for file in packages]
     except (OSError, ValueError):  # only root may read them on most machines

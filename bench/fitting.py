@@ -71,7 +71,8 @@ def fit_explainer(config: FitConfig, progress: Progress | None = None) -> Fitted
     cell = Cell(
         board="fit", kind="", dataset=config.dataset, model=config.model, n=1, chunk=1, batch_size=16,
         target="prediction", seed=config.seed, memory_gb=config.memory_gb, threads=config.threads or 1,
-        validation_n=config.validation_n, device=config.device, store=default_store(), plugins=config.plugins,
+        split="validation", validation_n=config.validation_n, device=config.device, store=default_store(),
+        plugins=config.plugins,
     )  # fmt: skip
     with torch_threads(config.threads):
         work, facts = load_cell(cell)

@@ -31,7 +31,8 @@ def table(board: Leaderboard) -> str:
 
 def _caption(board: Leaderboard) -> tuple[str, ...]:
     return (
-        f"`{board.dataset}`, {board.kind}, {len(board.models)} models trained apart, {board.n} test samples: mean,",
+        f"`{board.dataset}`, {board.kind}, {len(board.models)} models trained apart, {board.n} {board.split} samples: "
+        "mean,",
         "95 % bootstrap interval over samples, and the interval of ranks that paired tests leave open. BIO@5 and AUPRC",
         "count the correctly classified diseased samples whose lesion the model uses.",
     )

@@ -49,7 +49,8 @@ class TrainConfig:
         resume: keep the state after each epoch beside the checkpoint, and go on from it where it is found.
         threads: of torch; None to leave them as they are.
         device: where to train.
-        out: the checkpoint; None for ``ID_sSEED.safetensors`` in the working folder. Its log is beside it (``.json``).
+        out: the checkpoint; None for ``ID_sSEED.safetensors`` (``ID_shuffled_sSEED``) in the working folder. Its log is
+            beside it (``.json``).
     """
 
     model: str
@@ -81,14 +82,15 @@ class TrainConfig:
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """All phases, in order."""
-        return (Phase(self.schedule), *([self.refinement] if self.refinement else []))
+        """All phases, in order; of shuffled labels the first, whose samples keep their labels."""
+        return (Phase(self.schedule), *([self.refinement] if self.refinement and not self.shuffle_labels else []))
 
     @property
     def path(self) -> Path:
         """Where the checkpoint is written."""
         spec = Spec.parse(self.model)
-        return self.out or Path(checkpoint_name(spec.params.get("id", spec.name), self.seed))
+        id = str(spec.params.get("id", spec.name)) + ("_shuffled" if self.shuffle_labels else "")
+        return self.out or Path(checkpoint_name(id, self.seed))
 
 
 _LEAVES = Schedule(epochs=12, batch_size=32, learning_rate=2e-3, augmentation="dihedral")

@@ -62,9 +62,12 @@ class CellSamples:
         batch = collate([self._cache.sample(id) for id in ids], self._model)
         return replace(batch, labels=torch.full_like(batch.labels, -1)) if self.label_conflict else batch
 
-    def compare_labels(self, id: str) -> None:
-        """Finds out, by the logits of one sample, whether model and data set tell equally many classes apart."""
-        classes, logits = len(self._dataset.info().classes), self.logits(self.collate([id]).inputs).shape[1]
+    def compare_labels(self) -> None:
+        """Finds out, by the width of its logits, whether model and data set tell equally many classes apart."""
+        classes = len(self._dataset.info().classes)
+        with torch.inference_mode():
+            blank = torch.zeros(1, self._model.channels, *self._model.input_size)
+            logits = self._model(blank.to(device=self._model.device, dtype=self._model.dtype)).shape[1]
         if classes not in (0, logits):
             self.label_conflict = (
                 f"{self._cell.model} has {logits} classes and {self._cell.dataset} {classes}: class numbers of one are "

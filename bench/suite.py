@@ -112,7 +112,7 @@ class Suite(_Strict):
         Args:
             datasets: none leaves the boards, and with them the models, as they are.
             models: of every board; the same model with other weights counts as one more.
-            n: test samples of each board; the suite's when None.
+            n: samples of each board; the suite's when None.
 
         Raises:
             BadInputError: data sets without models or the reverse, or the suite's boards have lists of their own, so

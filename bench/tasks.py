@@ -46,6 +46,8 @@ class CellFacts:
         max_rows: inputs that fit into one pass.
         row_bytes: memory that one input takes in a pass, estimated.
         machine: the fingerprint as JSON values; ``machine_key`` stands for it in keys.
+        label_conflict: why the data set's labels are no answers of the model and count as unknown; empty where they
+            are.
         left_out: why samples that the data set names are not among ``ids``, by id: they could not be read.
     """
 
@@ -67,6 +69,7 @@ class CellFacts:
     row_bytes: int
     machine: Mapping[str, Any]
     machine_key: str
+    label_conflict: str = ""
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property

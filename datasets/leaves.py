@@ -28,8 +28,8 @@ class Leaves(Dataset):
     Attributes:
         seed: of the scenes; another seed gives other leaves.
         size: side of the frame in pixels, at least 24.
-        noise: standard deviation of further noise, in units of the sensor's own (which rises beyond 2200 nm); the same
-            noise lies on a cube and on its healed counterfactual.
+        noise: standard deviation of further noise, in units of the sensor's own (``noise_sigma``; largest beyond 2200
+            nm), drawn independently of it; the same lies on a cube and on its healed counterfactual.
     """
 
     seed: int = 0
@@ -76,5 +76,5 @@ class Leaves(Dataset):
         return noise * drawn
 
     def content_hash(self) -> str:
-        noise = f"-noise{self.noise:g}" if self.noise else ""
+        noise = f"-noise{self.noise:g}-{source_digest(__package__, ('leaves.py',))}" if self.noise else ""
         return f"leaves-{VERSION}-{self.seed}-{self.size}{noise}-{source_digest(__package__, SOURCES)}"

@@ -1,4 +1,4 @@
-"""How explainers with a model of their own learn it: once per (model, data set), or read from an artefact file."""
+"""How explainers with a model of their own learn it: trained on labelled fit data, kept by the best epoch."""
 
 from __future__ import annotations
 

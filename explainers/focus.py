@@ -89,7 +89,7 @@ class Focus(Explainer):
         routing: ``adaptive`` adds to the score of [SINK] what a learned linear function of the group's tokens says.
         adapter: also learns an embedding of each band that is added to the tokens (the features are not frozen then).
         samples, epochs, learning_rate, batch_size, patience: of the fit.
-        amp: whether its forward passes are in bfloat16.
+        amp: whether its training passes are in bfloat16.
         artefact: a file of ``bench fit`` to use instead of fitting.
     """
 

@@ -45,7 +45,7 @@ class Agreement(Metric):
     """Spearman's rho with the map that another method makes of the same model, targets and inputs.
 
     Neither high nor low is good: methods may agree in being wrong. Of a method with a model of its own, the other one
-    explains that model. The other method's maps are a probe, made once for all methods that explain the same model.
+    explains that model. The other method's map is made once for all methods that explain the same model.
 
     Attributes:
         other: spec of a method that learns nothing and explains the model as it is.
@@ -62,13 +62,13 @@ class Agreement(Metric):
         """Both columns [B] in [-1, 1]; NaN where a map is constant, and for curves where a method has none.
 
         Raises:
-            BadInputError: no explanation, or a method that learns or brings its own model as the other one.
+            BadInputError: no explanation, or an other method that learns, brings its own model or wraps another.
             UnsupportedError: the other method cannot explain this model.
         """
         method = self._method()
-        name = f"{self.reduction} maps of {method!r}"
-        theirs = ctx.probe(model, batch, name, lambda: self._sides(method.explain(model, batch, ctx)))
-        ours = self._sides(in_float64(explanation))
+        # An explanation lives in memory only: in the store it would outlive a change of the other method.
+        other = ctx.probe(model, batch, f"map of {method!r}", lambda: method.explain(model, batch, ctx))
+        ours, theirs = self._sides(in_float64(explanation)), self._sides(other)
         return {
             "spatial_agreement": _correlation(ours[0], theirs[0], CONSTANT_MAP),
             "spectral_agreement": _correlation(ours[1], theirs[1], CONSTANT_CURVE),
@@ -79,8 +79,8 @@ class Agreement(Metric):
         learns, brings = type(method).fit is not Explainer.fit, type(method).own_model is not Explainer.own_model
         if learns or brings or method.wraps():
             raise BadInputError(
-                f"other={self.other!r} learns or brings a model of its own; compare with a method that explains the "
-                "model as it is, such as integrated_gradients."
+                f"other={self.other!r} learns, brings a model of its own or wraps another method; compare with one "
+                "that explains the model as it is, such as integrated_gradients."
             )
         return method
 

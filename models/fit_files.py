@@ -19,8 +19,6 @@ HEADER_KEY = "vitxai-fit"
 ARTEFACT = "artefact"
 """Name of the parameter that names an artefact file; no part of what the artefact must match."""
 
-SHIPPED = f"{__package__.rpartition('.')[0]}.explainers"
-
 
 def identity_of(explainer: Explainer, model: Model, data_hash: str) -> dict[str, str]:
     """What an artefact must match to be used: the explainer with its parameters, the frozen model and the data set."""
@@ -62,17 +60,20 @@ def read_fit(explainer: Explainer, model: Model, ctx: Context) -> Fitted | None:
                     f"fit anew with `bench fit {explainer.name}`."
                 )
         return _loaded(Path(named), header)
-    for path in shipped_files(explainer.name):
+    for path in shipped_files(explainer):
         header = _header(path)
         if header["identity"] == wanted and header["facts"].get("seed", 0) == ctx.seed:
             return _loaded(path, header)
     return None
 
 
-def shipped_files(name: str) -> Sequence[Path]:
-    """Artefacts of an explainer that come with the project."""
-    folder = Path(str(resources.files(SHIPPED).joinpath("fitted")))
-    return sorted(folder.glob(f"{name}-*.safetensors"))
+def shipped_files(explainer: Explainer) -> Sequence[Path]:
+    """Artefacts that come with an explainer: in the folder ``fitted`` of its package."""
+    package = type(explainer).__module__.rpartition(".")[0]
+    if not package:
+        return ()
+    folder = Path(str(resources.files(package).joinpath("fitted")))
+    return sorted(folder.glob(f"{explainer.name}-*.safetensors"))
 
 
 def files_hash(explainer: Explainer) -> str:
@@ -81,7 +82,7 @@ def files_hash(explainer: Explainer) -> str:
     if named is not None and not Path(named).is_file():
         raise BadInputError(f"no artefact at {named}; make it with `bench fit {explainer.name} --out {named}`.")
     digest = hashlib.sha256()
-    for path in [Path(named)] if named is not None else shipped_files(explainer.name):
+    for path in [Path(named)] if named is not None else shipped_files(explainer):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -124,11 +124,10 @@ class Reach(nn.Module):
 
     def _routed(self, router: nn.Module, far_value: Tensor) -> Tensor:
         """[B,C,1,1] for the sink's place."""
-        if self.shut is None:
-            mean = far_value.mean(3)
-        else:
-            seen = ~self.shut[:, :1, -far_value.shape[3] :].transpose(1, 2)  # [C,M,1]
-            mean = (far_value * seen).sum(3) / seen.sum(1).clamp(min=1)
+        seen = torch.ones(far_value.shape[2], far_value.shape[3], 1, dtype=torch.bool, device=far_value.device)
+        if self.shut is not None:
+            seen = ~self.shut[:, :1, self.near.shape[2] :].transpose(1, 2)  # [C,M,1]
+        mean = (far_value * seen).sum(3) / seen.sum(1).clamp(min=1)
         bias: Tensor = router(mean.transpose(1, 2).flatten(2))  # [B,C]
         return bias[:, :, None, None]
 

@@ -304,6 +304,14 @@ class TestLedger:
         (entry,) = ledger([self.CLAIM], find_runs([tmp_path / "runs", tmp_path / "runs" / "a"]))
         assert [finding.data for finding in entry.findings] == ["leaves; 2 models", "jasper_ridge,path=x; 2 models"]
 
+    def test_a_run_on_validation_samples_tests_no_claim(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        facts = made(tmp_path / "runs" / "a", LEADING).out / "run.json"
+        told = json.loads(facts.read_text())
+        told["suite"]["split"] = "validation"
+        facts.write_text(json.dumps(told))
+        assert find_runs([tmp_path / "runs"]) == ()
+        assert "validation samples" in caplog.text
+
     def test_a_column_that_the_run_lacks_is_told(self, tmp_path: Path) -> None:
         (entry,) = ledger([Claim("x", "", "", "toy", Gain("auprc", "focus"))], [made(tmp_path / "run", LEADING)])
         assert entry.findings[0].verdict == "not run"

@@ -116,7 +116,7 @@ def test_an_artefact_that_ships_never_takes_the_place_of_a_new_fit(
     from vitxai.models import fit_files
 
     fit_explainer(config)
-    monkeypatch.setattr(fit_files, "shipped_files", lambda name: [config.out])
+    monkeypatch.setattr(fit_files, "shipped_files", lambda explainer: [config.out])
     assert "artefact" not in fit_explainer(FitConfig(**{**vars(config), "out": config.out.with_name("new")})).facts
 
 

@@ -114,7 +114,7 @@ def test_of_those_that_ship_the_one_that_fits_is_taken(
     for path, strength in zip(paths, (1.0, 2.0), strict=True):
         fitted = Fitted({"weight": torch.full((2, 3), strength)}, {"seed": 1, "validation_accuracy": strength})
         write_fit(path, Learner(strength), model, "data", fitted, "bench fit learner")
-    monkeypatch.setattr(fit_files, "shipped_files", lambda name: paths)
+    monkeypatch.setattr(fit_files, "shipped_files", lambda explainer: paths)
     found = read_fit(Learner(2.0), model, EngineContext(seed=1, data_hash="data"))
     assert found is not None
     assert torch.equal(found.tensors["weight"], torch.full((2, 3), 2.0))

@@ -253,6 +253,39 @@ def same(found: Tensor, wanted: Tensor) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-10)
 
 
+def masked(allowed: Tensor, sink: bool, routed: bool) -> PromptedViT:
+    prompts = len(allowed) - sink
+    router = Router(12) if routed else None
+    for parameter in router.parameters() if router else ():
+        nn.init.normal_(parameter, generator=torch.Generator().manual_seed(4))
+    sinks = nn.Parameter(drawn(1, 1, 12, seed=5)) if sink else None
+    return PromptedViT(
+        built("registers"), Given(drawn(1, prompts, 12)), FirstThree(), allowed, sink=sinks, router=router
+    ).double().eval()  # fmt: skip
+
+
+@pytest.mark.parametrize("routed", [False, True])
+@pytest.mark.parametrize("seed", range(12))
+@torch.no_grad()
+def test_prompts_of_any_mask_read_as_one_masked_sequence(seed: int, routed: bool) -> None:
+    """Sets of tokens that several prompts share, as many or not, in any order, overlapping, or empty."""
+    generator, tokens = torch.Generator().manual_seed(seed), built("registers").patch_embed.num_patches + 3
+    sets = torch.rand(3, tokens, generator=generator) < torch.tensor([[0.0], [0.4], [1.0]])
+    prompts, sink = 7, routed or seed % 2 == 0
+    allowed = torch.rand(prompts + sink, prompts + sink + tokens, generator=generator) < 0.4
+    allowed[:, prompts + sink :] = sets[torch.randint(3, (prompts + sink,), generator=generator)]
+    allowed |= torch.eye(*allowed.shape, dtype=torch.bool)
+    allowed[:, 0] |= sink
+    net, inputs = masked(allowed, sink, routed), images("registers")
+    read = net.read(inputs)
+    for row, image in enumerate(inputs):
+        wanted = written(net, image)
+        same(read.outputs[row], wanted.outputs)
+        for layer, heads in enumerate(wanted.maps):
+            for head, whole in enumerate(heads):
+                same(read.attention[layer].whole()[row, head], whole[int(sink) : net.added])
+
+
 @pytest.mark.parametrize(("kind", "variant"), CASES)
 @torch.no_grad()
 def test_a_reading_is_that_of_one_masked_sequence(kind: str, variant: str) -> None:

@@ -68,6 +68,19 @@ def test_a_trial_that_is_undefined_on_a_board_is_not_chosen(made, tmp_path) -> N
     assert alone.best is None
 
 
+def test_a_trial_below_every_bound_is_better_than_one_without_a_score(made, tmp_path) -> None:
+    def change(scores):
+        scores.loc[scores["column"] == "auprc", "value"] -= 5.0
+        rows = (scores["explainer"] == "rollout,heads=max") & (scores["column"] == "auprc")
+        scores.loc[rows, ["value", "status", "reason"]] = [float("nan"), "failed", "no memory"]
+        return scores
+
+    made.explainers, made.facts = dict(TRIALS), VALIDATION
+    found = {choice.method: choice for choice in choices(read_run(made.write(tmp_path, change)), ["auprc"])}
+    assert found["rollout"].best.explainer == "rollout"
+    assert found["rollout"].best.score < -1
+
+
 def test_accuracy_is_that_of_the_own_model(made, tmp_path) -> None:
     def own(scores):
         scores.loc[scores["explainer"].str.startswith("focusvit"), "own_model"] = True

@@ -244,6 +244,10 @@ class TestNotComparable:
             ({"suite": {"name": "toy", "target": "label", "seed": 0, "n": 40}}, "suite target: prediction"),
             ({"suite": {"name": "toy", "target": "prediction", "seed": 1, "n": 40}}, "suite seed: 0"),
             (
+                {"suite": {"name": "toy", "target": "prediction", "seed": 0, "n": 40, "split": "validation"}},
+                "suite split: test in the baseline, validation now",
+            ),
+            (
                 {"cells": [{"board": "leaves_spectral", "model": "builtin,id=toy,seed=0", "weights_hash": "new"}]},
                 "weights of builtin,id=toy,seed=0",
             ),
@@ -252,7 +256,7 @@ class TestNotComparable:
                 "data set of builtin,id=toy,seed=0",
             ),
         ],
-        ids=["suite", "target", "seed", "weights", "data"],
+        ids=["suite", "target", "seed", "split", "weights", "data"],
     )
     def test_it_says_which(self, runs, facts: dict[str, object], text: str) -> None:
         result = runs(**facts)
