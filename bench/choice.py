@@ -11,6 +11,9 @@ from .contract import BadInputError, Spec
 from .report.run_files import RunFiles, leaderboards
 
 
+UNEQUAL = "The methods had unequal numbers of trials: the best of more trials looks better by luck alone."
+
+
 @dataclass(frozen=True)
 class Trial:
     """One configuration.
@@ -33,6 +36,16 @@ class Choice:
 
     method: str
     trials: tuple[Trial, ...]
+
+    def lines(self) -> list[tuple[str, ...]]:
+        """One line of cells a trial: configuration, figures, their mean, accuracy."""
+        return [
+            (
+                trial.explainer + (" (chosen)" if trial is self.best else ""),
+                *("" if value is None else f"{value:.3f}" for value in (*trial.figures, trial.score, trial.accuracy)),
+            )
+            for trial in self.trials
+        ]
 
     @property
     def best(self) -> Trial | None:
@@ -100,3 +113,36 @@ def _figure(row: Row, column: str) -> float | None:
 def _mean(values: Sequence[float | None], count: int) -> float | None:
     defined = [value for value in values if value is not None]
     return sum(defined) / count if len(defined) == count else None
+
+
+def unequal(found: Sequence[Choice]) -> bool:
+    """Whether methods that were tuned had different numbers of trials."""
+    return len({len(choice.trials) for choice in found} - {1}) > 1
+
+
+def trials_of(choice: Choice) -> str:
+    """How many, in words."""
+    return "1 trial" if len(choice.trials) == 1 else f"{len(choice.trials)} trials"
+
+
+def as_markdown(run: RunFiles, found: Sequence[Choice], columns: Sequence[str]) -> str:
+    """All trials, with what they were run on."""
+    suite = run.suite
+    boards = "; ".join(
+        f"`{board['dataset']}` with {', '.join(f'`{m}`' for m in board['models'])}" for board in suite["boards"]
+    )
+    lines = [
+        f"# Configurations tried in suite {suite['name']}",
+        f"{suite['n']} validation samples of each of: {boards}. Means over these boards; the mean of "
+        f"{', '.join(columns)} decides.",
+    ]
+    if unequal(found):
+        lines.append(UNEQUAL)
+    for choice in found:
+        head = ("configuration", *columns, "mean", "accuracy")
+        rule = ("---", *["---:"] * (len(head) - 1))
+        rows = [(f"`{cells[0].removesuffix(' (chosen)')}`" + " **chosen**" * cells[0].endswith(" (chosen)"), *cells[1:])
+                for cells in choice.lines()]  # fmt: skip
+        table = "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
+        lines.append(f"## {choice.method}: {trials_of(choice)}\n\n{table}")
+    return "\n\n".join(lines) + "\n"

@@ -13,6 +13,7 @@ from .cli_options import console
 def choose(
     run: Annotated[Path, typer.Argument(metavar="DIR", help='A run of a suite with split = "validation".')],
     by: Annotated[str, typer.Option("--by", metavar="COLUMN,...", help="Figures whose mean decides.")],
+    markdown: Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="Also write Markdown.")] = None,
 ) -> None:
     """Name the best configuration of each method on validation samples.
 
@@ -22,32 +23,27 @@ def choose(
     \b
     Examples:
       bench run --suite focus-choice --out choice
-      bench choose choice --by bio_at_5,band_spearman,auprc
+      bench choose choice --by bio_at_5,band_spearman,auprc --markdown choice.md
     """
     from rich.table import Table
 
-    from .choice import choices
+    from .choice import UNEQUAL, as_markdown, choices, trials_of, unequal
     from .report.run_files import read_run
 
     columns = tuple(part.strip() for part in by.split(","))
-    found = choices(read_run(run), columns)
+    files = read_run(run)
+    found = choices(files, columns)
     terminal = console()
     for choice in found:
-        table = Table(title=f"{choice.method}: {_trials(len(choice.trials))}", title_justify="left")
+        table = Table(title=f"{choice.method}: {trials_of(choice)}", title_justify="left")
         for name in ("configuration", *columns, "mean", "accuracy"):
             table.add_column(name, justify="left" if name == "configuration" else "right", overflow="fold")
-        for trial in choice.trials:
-            figures = (*trial.figures, trial.score, trial.accuracy)
-            mark = " (chosen)" if trial is choice.best else ""
-            table.add_row(trial.explainer + mark, *("" if value is None else f"{value:.3f}" for value in figures))
+        for cells in choice.lines():
+            table.add_row(*cells)
         terminal.print(table)
-    tuned = {len(choice.trials) for choice in found if len(choice.trials) > 1}
-    if len(tuned) > 1:
-        terminal.print(
-            "The methods had unequal numbers of trials: the best of more trials looks better by luck alone.",
-            style="yellow",
-        )
-
-
-def _trials(count: int) -> str:
-    return "1 trial" if count == 1 else f"{count} trials"
+    if unequal(found):
+        terminal.print(UNEQUAL, style="yellow")
+    if markdown is not None:
+        markdown.parent.mkdir(parents=True, exist_ok=True)
+        markdown.write_text(as_markdown(files, found, columns), encoding="utf-8")
+        terminal.print(f"wrote {markdown}", markup=False)

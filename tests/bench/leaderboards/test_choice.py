@@ -12,7 +12,10 @@ from vitxai.bench.cli import app
 from vitxai.bench.contract import BadInputError
 from vitxai.bench.report import leaderboards, read_run, write_report
 
-VALIDATION = {"suite": {"name": "toy", "target": "prediction", "seed": 0, "n": 40, "split": "validation"}}
+BOARDS = [{"name": name, "dataset": "leaves", "models": ["builtin,id=toy,seed=0"]} for name in ("one", "two")]
+VALIDATION = {
+    "suite": {"name": "toy", "target": "prediction", "seed": 0, "n": 40, "split": "validation", "boards": BOARDS}
+}
 TRIALS = {
     "rollout": ("exact", 0.5),
     "rollout,heads=max": ("exact", 0.7),
@@ -116,7 +119,14 @@ def test_the_command_marks_the_choice_and_unequal_budgets(made, tmp_path) -> Non
     assert "unequal" not in said.output, "one trial is no tuning"
     made.explainers = {**TRIALS, "focusvit,skip=2": ("reconstruction", 0.2)}
     written(made, tmp_path, explainers=made.explainers)
-    assert "unequal numbers of trials" in CliRunner().invoke(app, ["choose", str(tmp_path), "--by", "auprc"]).output
+    page = tmp_path / "pages" / "choice.md"
+    said = CliRunner().invoke(app, ["choose", str(tmp_path), "--by", "auprc", "--markdown", str(page)])
+    text = page.read_text()
+    for told in (said.output, text):
+        assert "unequal numbers of trials" in told.replace("\n", " ")
+    assert "| `rollout,heads=max` **chosen** |" in text
+    assert "## focusvit: 3 trials" in text
+    assert "40 validation samples" in text
 
 
 def test_a_report_of_validation_samples_says_so(made, tmp_path) -> None:
