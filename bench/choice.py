@@ -10,7 +10,6 @@ from .board_figures import BOUNDS, Leaderboard, Row
 from .contract import BadInputError, Spec
 from .report.run_files import RunFiles, leaderboards
 
-
 UNEQUAL = "The methods had unequal numbers of trials: the best of more trials looks better by luck alone."
 
 
