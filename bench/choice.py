@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from .board_figures import BOUNDS, Leaderboard, Row
 from .contract import BadInputError, Spec
+from .report.figures_text import grid
 from .report.run_files import RunFiles, leaderboards
 
 UNEQUAL = "The methods had unequal numbers of trials: the best of more trials looks better by luck alone."
@@ -28,6 +29,10 @@ class Trial:
     score: float | None
     accuracy: float | None
 
+    def cells(self) -> tuple[str, ...]:
+        """Figures, their mean and the accuracy, as text; empty where undefined."""
+        return tuple("" if value is None else f"{value:.3f}" for value in (*self.figures, self.score, self.accuracy))
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -35,16 +40,6 @@ class Choice:
 
     method: str
     trials: tuple[Trial, ...]
-
-    def lines(self) -> list[tuple[str, ...]]:
-        """One line of cells a trial: configuration, figures, their mean, accuracy."""
-        return [
-            (
-                trial.explainer + (" (chosen)" if trial is self.best else ""),
-                *("" if value is None else f"{value:.3f}" for value in (*trial.figures, trial.score, trial.accuracy)),
-            )
-            for trial in self.trials
-        ]
 
     @property
     def best(self) -> Trial | None:
@@ -138,10 +133,10 @@ def as_markdown(run: RunFiles, found: Sequence[Choice], columns: Sequence[str]) 
     if unequal(found):
         lines.append(UNEQUAL)
     for choice in found:
-        head = ("configuration", *columns, "mean", "accuracy")
-        rule = ("---", *["---:"] * (len(head) - 1))
-        rows = [(f"`{cells[0].removesuffix(' (chosen)')}`" + " **chosen**" * cells[0].endswith(" (chosen)"), *cells[1:])
-                for cells in choice.lines()]  # fmt: skip
-        table = "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
+        rows = [
+            (f"`{trial.explainer}`" + (" **chosen**" if trial is choice.best else ""), *trial.cells())
+            for trial in choice.trials
+        ]
+        table = grid(("configuration", *columns, "mean", "accuracy"), rows)
         lines.append(f"## {choice.method}: {trials_of(choice)}\n\n{table}")
     return "\n\n".join(lines) + "\n"

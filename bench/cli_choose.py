@@ -38,8 +38,8 @@ def choose(
         table = Table(title=f"{choice.method}: {trials_of(choice)}", title_justify="left")
         for name in ("configuration", *columns, "mean", "accuracy"):
             table.add_column(name, justify="left" if name == "configuration" else "right", overflow="fold")
-        for cells in choice.lines():
-            table.add_row(*cells)
+        for trial in choice.trials:
+            table.add_row(trial.explainer + (" (chosen)" if trial is choice.best else ""), *trial.cells())
         terminal.print(table)
     if unequal(found):
         terminal.print(UNEQUAL, style="yellow")

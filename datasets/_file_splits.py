@@ -11,7 +11,7 @@ from ..bench.contract import BadInputError, Split
 Splits = dict[Split, tuple[str, ...]]
 SIXTY_TWENTY_TWENTY: Mapping[Split, float] = {"fit": 0.6, "validation": 0.2, "test": 0.2}
 LEARNING: Mapping[Split, float] = {"fit": 0.8, "validation": 0.2}
-SPLIT_FOLDERS: Mapping[str, Split] = {
+SPLIT_NAMES: Mapping[str, Split] = {
     "train": "fit",
     "fit": "fit",
     "val": "validation",
@@ -27,7 +27,7 @@ def splits_of(folders: Iterable[str], root: Path) -> dict[str, Split]:
     Raises:
         BadInputError: two stand for the same.
     """
-    found = {name: SPLIT_FOLDERS[name] for name in folders if name in SPLIT_FOLDERS}
+    found = {name: SPLIT_NAMES[name] for name in folders if name in SPLIT_NAMES}
     if len(set(found.values())) < len(found):
         raise BadInputError(f"{str(root)!r} has two folders for one split: {', '.join(found)}. Keep one of them.")
     return found

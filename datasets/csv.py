@@ -15,18 +15,10 @@ from ..bench.contract import BadInputError, DatasetInfo, Sample, Split, dataset
 from ._catalogue import Recipe
 from ._cube_dataset import CubeDataset, Entry, Listing
 from ._cube_files import KINDS, stem_of
-from ._file_splits import LEARNING, Splits, fingerprint, mixed, split_by_hash
+from ._file_splits import LEARNING, SPLIT_NAMES, Splits, fingerprint, mixed, split_by_hash
 from ._image_files import SUFFIXES, check_same_size, file_facts, folder_at, read_classes, read_rgb
 from ._safe_paths import inside
 
-SPLIT_NAMES: Mapping[str, Split] = {
-    "train": "fit",
-    "fit": "fit",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
 MAX_TABLE_BYTES = 256 << 20
 PICTURE_SIZE = 224
 

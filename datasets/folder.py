@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ..bench.contract import BadInputError, Dataset, DatasetInfo, Sample, Split, dataset
-from ._file_splits import LEARNING, SPLIT_FOLDERS, Splits, fingerprint, mixed, split_by_hash, splits_of
+from ._file_splits import LEARNING, SPLIT_NAMES, Splits, fingerprint, mixed, split_by_hash, splits_of
 from ._image_files import Fit, check_same_size, file_facts, folder_at, pictures_in, read_classes, read_rgb
 from ._safe_paths import inside
 
@@ -87,7 +87,7 @@ class Folder(Dataset):
     def _split_folders(self) -> dict[str, Split]:
         if self._single:
             return {}
-        return splits_of((name for name in SPLIT_FOLDERS if (self._root / name).is_dir()), self._root)
+        return splits_of((name for name in SPLIT_NAMES if (self._root / name).is_dir()), self._root)
 
     @cached_property
     def _mask_root(self) -> Path | None:
