@@ -113,7 +113,10 @@ def showcase(
         raise BadInputError(f"--target {target}, but the model has {logits.shape[1]} classes, counted from 0.")
     batch = replace(batch, targets=logits.argmax(1) if target is None else torch.full_like(batch.targets, target))
     max_rows = rows_per_pass(row_bytes(model), MEMORY_GB, model.device.type)
-    ctx = EngineContext(seed=0, max_rows=max_rows, fit_data=_FitData(source, model), shared=Shared())
+    data_hash = source.content_hash() if dataset is not None else ""  # artefacts that ship belong to data sets
+    ctx = EngineContext(
+        seed=0, max_rows=max_rows, fit_data=_FitData(source, model), data_hash=data_hash, shared=Shared()
+    )
     made: dict[str, Explanation] = {}
     rows: dict[str, float] = {}
     refusals: dict[str, str] = {}
