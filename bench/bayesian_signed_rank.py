@@ -56,14 +56,9 @@ def bayesian_signed_rank(differences: Floats, rope: float, weights: Floats) -> P
     drawn = drawn / drawn.sum(1, keepdims=True)
     # cumulative[:, i] is the weight of the i smallest: each inner sum of the double sum is one look-up.
     cumulative = np.concatenate([np.zeros((len(drawn), 1)), np.cumsum(drawn, 1)], 1)
-    beyond = 1 - _mean_of_sides(cumulative, z, 2 * rope - z)
-    short = _mean_of_sides(cumulative, z, -2 * rope - z)
+    beyond = 1 - cumulative[:, np.searchsorted(z, 2 * rope - z, "right")]
+    short = cumulative[:, np.searchsorted(z, -2 * rope - z, "left")]
     above, below = (drawn * beyond).sum(1), (drawn * short).sum(1)
     largest = np.argmax(np.stack([below, 1 - above - below, above]), axis=0)
     shares = np.bincount(largest, minlength=3) / len(drawn)
     return Posterior(*(float(share) for share in shares))
-
-
-def _mean_of_sides(cumulative: Floats, z: Floats, at: Floats) -> Floats:
-    """Weight of z below each of ``at``; what lies exactly there counts half."""
-    return (cumulative[:, np.searchsorted(z, at, "left")] + cumulative[:, np.searchsorted(z, at, "right")]) / 2

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import console
+from .cli_options import console, write_file
 
 
 def choose(
@@ -44,6 +44,5 @@ def choose(
     if unequal(found):
         terminal.print(UNEQUAL, style="yellow")
     if markdown is not None:
-        markdown.parent.mkdir(parents=True, exist_ok=True)
-        markdown.write_text(as_markdown(files, found, columns), encoding="utf-8")
+        write_file(markdown, as_markdown(files, found, columns))
         terminal.print(f"wrote {markdown}", markup=False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .cli_options import console
+from .cli_options import console, write_file
 
 if TYPE_CHECKING:
     from .comparison import Comparison
@@ -76,8 +76,7 @@ def _write(result: Comparison, markdown: Path | None, json: Path | None, junit: 
 
     for path, render in ((markdown, summary.as_markdown), (json, summary.as_json), (junit, summary.as_junit)):
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(render(result), encoding="utf-8")
+            write_file(path, render(result))
     terminal = console()
     if result.obstacles:
         terminal.print(summary.as_markdown(result), markup=False)
@@ -86,6 +85,9 @@ def _write(result: Comparison, markdown: Path | None, json: Path | None, junit: 
     hidden = len(result.verdicts) - SHOWN
     said = [f"… and {hidden} more; --markdown FILE writes all."] if hidden > 0 else []
     said += [summary.title(result).replace("`", ""), summary.counts(result), summary.method(result), summary.LIMITS]
+    gone = sorted(summary.lost_explainers(result))
+    if gone:
+        said.append(f"In one of the runs only, so not compared: {', '.join(gone)}.")
     if result.gaps:
         said.append(f"{sum(len(g.columns) for g in result.gaps)} figures not compared; --markdown FILE says why.")
     terminal.print("\n" + "\n".join(said), markup=False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .cli_options import PluginOption, StoreOption, SuiteOption, WorkersOption, console
+from .cli_options import PluginOption, StoreOption, SuiteOption, WorkersOption, console, write_file
 
 if TYPE_CHECKING:
     from .gate import GateResult
@@ -80,6 +80,5 @@ def _write(verdict: GateResult, junit: Path | None, markdown: Path | None) -> No
 
     for path, text in ((junit, as_junit(verdict)), (markdown, as_markdown(verdict))):
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            write_file(path, text)
     console().print(as_markdown(verdict), markup=False)

@@ -54,6 +54,21 @@ def chosen_suite(
     return load_suite(name).on(datasets or (), models or (), samples)
 
 
+def write_file(path: Path, text: str) -> None:
+    """Writes a file that an option names, with its folder.
+
+    Raises:
+        BadInputError: it cannot be written.
+    """
+    from .contract import BadInputError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadInputError(f"{path} cannot be written: {error.strerror}. Name a file in a folder of yours.") from error
+
+
 def console() -> Console:
     """Standard output; wide enough for tables where it is no terminal."""
     from rich.console import Console

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,7 +49,12 @@ class Tested:
 
 
 def tested_figures(
-    pairs: pd.DataFrame, facts: Mapping[tuple[str, str], ColumnFacts], seed: int, rope: float, bayes: bool
+    pairs: pd.DataFrame,
+    facts: Mapping[tuple[str, str], ColumnFacts],
+    seed: int,
+    rope: float,
+    bayes: bool,
+    scale: Sequence[str] = ("before",),
 ) -> list[Tested]:
     """Everything but the family's adjustment, for each figure with a sample that is defined on both sides.
 
@@ -57,6 +62,8 @@ def tested_figures(
         pairs: of ``paired_scores.paired``; only rows that count.
         seed: of the bootstrap, with the board's name.
         rope: part of a column's width.
+        scale: the sides whose scores say how wide a column without bounds is: ``before`` is a baseline; of two explainers
+            neither is.
     """
     differences = sample_differences(pairs)
     if differences.empty:
@@ -65,7 +72,7 @@ def tested_figures(
     means = defined.groupby([*FIGURE, "sample"], sort=False)[["value_before", "value_after"]].mean()
     first, second = (means[side].unstack("sample") for side in ("value_before", "value_after"))
     spread = _spread_over_models(defined)
-    width = widths(defined, facts)
+    width = widths(defined, facts, scale)
     found: list[Tested] = []
     for board in differences.index.unique("board"):
         here = differences.index.get_level_values("board") == board

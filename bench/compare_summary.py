@@ -105,6 +105,12 @@ def gap_lines(result: Comparison) -> list[list[str]]:
     return [[board, ", ".join(who), ", ".join(columns), reason] for (board, columns, reason), who in shared.items()]
 
 
+def lost_explainers(result: Comparison) -> set[str]:
+    """Explainers of one run that the other does not have at all."""
+    judged = {v.explainer for v in result.verdicts}
+    return {gap.explainer for gap in result.gaps if result.kind == "runs"} - judged
+
+
 def as_markdown(result: Comparison) -> str:
     """Everything: verdict, counts, what it rests on, one line a figure, what was not compared."""
     parts = [f"## {title(result)}"]
@@ -127,13 +133,20 @@ def as_json(result: Comparison) -> str:
 
 
 def as_junit(result: Comparison) -> str:
-    """A test case a (board, explainer), which fails where a verdict decides; one for the comparison as a whole."""
+    """A test case a (board, explainer), which fails where a verdict decides; one for the comparison as a whole.
+
+    What was not compared is a skipped case.
+    """
     whole = junit.Case("compare", "comparable")
     if result.obstacles:
         texts = [o.text for o in result.obstacles]
         whole = junit.Case("compare", "comparable", "skipped", texts[0], "\n".join(texts))
     places = dict.fromkeys((v.board, v.explainer) for v in result.verdicts)
-    return junit.as_junit("bench compare", [whole, *(_case(result, *place) for place in places)])
+    gaps = [
+        junit.Case(gap.board, f"{gap.explainer}, not compared", "skipped", gap.reason, ", ".join(gap.columns))
+        for gap in result.gaps
+    ]
+    return junit.as_junit("bench compare", [whole, *(_case(result, *place) for place in places), *gaps])
 
 
 def _case(result: Comparison, board: str, explainer: str) -> junit.Case:

@@ -47,7 +47,8 @@ def verdicts(pairs: pd.DataFrame, known: Known, settings: Settings, explainers: 
         pairs: of ``paired_scores.paired`` with ``reason_after``; only rows that count.
         explainers: the two that are compared; empty where each explainer is compared with itself.
     """
-    tested = cs.tested_figures(pairs, known.facts, known.seed, settings.rope, settings.bayes)
+    scale = ("before", "after") if explainers else ("before",)
+    tested = cs.tested_figures(pairs, known.facts, known.seed, settings.rope, settings.bayes, scale)
     q = cs.adjusted(tested)
     either = pairs[pairs["value_before"].notna() | pairs["value_after"].notna()]
     of = either.groupby(FIGURE, sort=False)["sample"].nunique().to_dict()

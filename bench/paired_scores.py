@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pandas as pd
@@ -38,9 +38,12 @@ def both_defined(pairs: pd.DataFrame) -> pd.DataFrame:
     return pairs.dropna(subset=["value_before", "value_after"])
 
 
-def widths(defined: pd.DataFrame, facts: Mapping[tuple[str, str], ColumnFacts]) -> dict[Any, float]:
-    """Width of each figure's range; where an end is open, four standard deviations of the scores before."""
-    sd = defined.groupby(FIGURE, sort=False)["value_before"].std(ddof=0)
+def widths(
+    defined: pd.DataFrame, facts: Mapping[tuple[str, str], ColumnFacts], sides: Sequence[str] = ("before",)
+) -> dict[Any, float]:
+    """Width of each figure's range; where an end is open, four standard deviations of the scores of these sides."""
+    scores = pd.concat([defined[[*FIGURE, f"value_{side}"]].set_axis([*FIGURE, "value"], axis=1) for side in sides])
+    sd = scores.groupby(FIGURE, sort=False)["value"].std(ddof=0)
     found = {}
     for key, spread in zip(sd.index.to_list(), sd, strict=True):
         low, high = facts[key[3], key[4]].range

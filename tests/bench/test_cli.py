@@ -282,7 +282,8 @@ class TestGate:
         scores.to_parquet(tmp_path / "baseline" / "scores.parquet", index=False)
         worse = bench(*words)
         assert worse.exit_code == 1
-        assert "tiny_mass" in worse.output or "Regression" in worse.output
+        assert "tiny_mass" in worse.output
+        assert "Regression" in worse.output
 
     def test_another_suite_is_not_comparable(
         self, first: tuple[Path, Result], world: tuple[object, ...], suite_file: Path, tmp_path: Path
@@ -447,6 +448,18 @@ class TestCompare:
         result = bench("compare", *runs)
         assert result.exit_code == 1, result.output
         assert "[boom]" in result.output
+
+    def test_an_explainer_that_is_gone(self, runs: tuple[Path, Path]) -> None:
+        scores = pd.read_parquet(runs[1] / "scores.parquet")
+        scores[scores.explainer != "tiny_noise"].to_parquet(runs[1] / "scores.parquet")
+        result = bench("compare", *runs)
+        assert result.exit_code == 0, result.output
+        assert "In one of the runs only, so not compared: tiny_noise." in result.output
+
+    def test_a_file_that_cannot_be_written(self, runs: tuple[Path, Path], tmp_path: Path, main) -> None:
+        code, said = main("compare", *runs, "--json", tmp_path)
+        assert (code, said.count("\n")) == (2, 1)
+        assert f"{tmp_path} cannot be written: Is a directory." in said
 
     def test_two_explainers(self, runs: tuple[Path, Path]) -> None:
         result = bench("compare", "tiny_gradient", "tiny_noise", "--run", runs[0], "--bayes", "--rope", 0.02)

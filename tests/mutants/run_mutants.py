@@ -151,18 +151,21 @@ def hunt(workplace: Path) -> Iterator[tuple[Mutant, Verdict]]:
 
 
 def pairs(workplace: Path, seeds: int) -> Iterator[tuple[str, Verdict]]:
-    """A/A pairs of the sound source, every run in processes of its own and with an empty store."""
+    """A/A pairs of the sound source on two models, every run in processes of its own and with an empty store."""
     tree = copy_source(workplace / "source")
+    board = tomllib.loads((HERE / "micro.toml").read_text(encoding="utf-8"))["boards"][0]
+    two_models = {"boards": [board | {"models": [f"builtin,id=leaves_spectral,seed={seed}" for seed in (0, 1)]}]}
     for seed in range(seeds):
         sound = workplace / f"seed{seed}"
-        run(tree, sound, workplace / f"store{seed}", {"seed": seed, "threads": 1})
-        others: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
-            ("again, work shuffled", {"threads": 1}, {"shuffle": seed + 1}),
-            ("two threads", {"threads": 2}, {}),
+        run(tree, sound, workplace / f"store{seed}", two_models | {"seed": seed, "threads": 1}, workers=1)
+        others: tuple[tuple[str, int, dict[str, int]], ...] = (
+            ("two processes, work shuffled", 1, {"workers": 2, "shuffle": seed + 1}),
+            ("two threads", 2, {"workers": 1}),
         )
-        for place, (what, changes, options) in enumerate(others):
+        for place, (what, threads, options) in enumerate(others):
             fresh = workplace / f"seed{seed}again{place}"
-            computed = run(tree, fresh, workplace / f"store{seed}again{place}", {"seed": seed, **changes}, **options)
+            changes = two_models | {"seed": seed, "threads": threads}
+            computed = run(tree, fresh, workplace / f"store{seed}again{place}", changes, **options)
             yield f"seed {seed}, {what}", judged(sound, fresh, computed)
 
 

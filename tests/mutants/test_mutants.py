@@ -51,6 +51,6 @@ def test_a_pair_of_equal_runs_raises_no_alarm(tmp_path: Path) -> None:
     pairs: Callable[..., Any] = MODULE["pairs"]
     verdicts = dict(pairs(tmp_path, seeds=1))
     assert {what: verdict.status for what, verdict in verdicts.items()} == {
-        "seed 0, again, work shuffled": "ok",
+        "seed 0, two processes, work shuffled": "ok",
         "seed 0, two threads": "ok",
     }

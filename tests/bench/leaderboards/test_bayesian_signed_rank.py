@@ -18,8 +18,7 @@ def posterior(differences: np.ndarray, rope: float, seed: int = 0, draws: int = 
 def by_definition(z: np.ndarray, rope: float, draws: np.ndarray) -> tuple[float, ...]:
     """Benavoli et al. 2014: all pairs, one draw at a time."""
     sums = z[:, None] + z[None, :]
-    above = (sums > 2 * rope) + 0.5 * (sums == 2 * rope)
-    below = (sums < -2 * rope) + 0.5 * (sums == -2 * rope)
+    above, below = sums > 2 * rope, sums < -2 * rope
     winners = np.zeros(3)
     for w in draws:
         theta = w @ below @ w, 1 - w @ below @ w - w @ above @ w, w @ above @ w
@@ -68,7 +67,7 @@ def test_clear_cases() -> None:
     rng = np.random.default_rng(0)
     assert posterior(rng.normal(0.3, 0.1, 30), 0.01)[2] > 0.999
     assert posterior(rng.normal(0.0, 0.01, 30), 0.05)[1] > 0.999
-    assert posterior(np.zeros(10), 0.01) == (0, 1, 0)
+    assert posterior(np.zeros(10), 0.01) == posterior(np.zeros(10), 0.0) == (0, 1, 0)
 
 
 def test_undefined_samples_are_left_out() -> None:

@@ -230,6 +230,7 @@ class TestLosses:
         assert result.exit_code == 0
         (gap,) = result.gaps
         assert (gap.explainer, gap.reason) == ("rollout", "only on the first side")
+        assert compare_summary.lost_explainers(result) == {"rollout"}
         assert set(gap.columns) == {"auprc", "spatial_iou", "deletion_auc", "sparseness"}
 
 
@@ -297,6 +298,14 @@ class TestExplainers:
                 (-b.difference, -b.effect, -b.cliffs_delta)
             )
             assert (a.low, a.high) == pytest.approx((-b.high, -b.low))
+
+    def test_what_is_of_no_consequence_does_not_depend_on_the_order(self, made, pair) -> None:
+        """A column without bounds is as wide as both explainers' scores, be those of one all alike."""
+        made.declared = [c | {"range": [None, None]} if c["column"] == "auprc" else c for c in made.declared]
+        flat = lambda s: s.assign(value=s.value.where((s.explainer != "rollout") | (s.column != "auprc"), 0.5))  # noqa: E731
+        up, down = pair("rollout", "chefer_lrp", change=flat), pair("chefer_lrp", "rollout", change=flat)
+        assert of(up, "auprc", "chefer_lrp").rope == pytest.approx(of(down, "auprc").rope)
+        assert of(down, "auprc").rope > 0
 
     def test_equal_ones_are_not_told_apart(self, pair) -> None:
         """The made-up rollout and raw_attention have the same mean; their noise is no equivalence within 1 %."""
@@ -428,6 +437,12 @@ class TestWritten:
         suite = ElementTree.fromstring(compare_summary.as_junit(runs(change)))
         assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("8", str(failures), "0")
         assert len(suite.findall(".//failure")) == failures
+
+    def test_junit_skips_an_explainer_that_one_run_lacks(self, runs) -> None:
+        suite = ElementTree.fromstring(compare_summary.as_junit(runs(lambda s: s[s.explainer != "rollout"])))
+        (case,) = [case for case in suite if case.find("skipped") is not None]
+        assert case.get("name") == "rollout, not compared"
+        assert "auprc" in case.find("skipped").text
 
     def test_junit_skips_what_cannot_be_compared(self, runs) -> None:
         text = compare_summary.as_junit(runs(suite={"name": "toy", "target": "label", "seed": 0, "n": 40}))
