@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ..models.fit_files import obtain_fit
 from ..models.handle import borrowed
 from ..models.load import load_model
 from .context import EngineContext
@@ -69,7 +70,7 @@ def explain(
     with _handle(model) as handle, LeftAsFound([(handle.module, ModuleState.of(handle.module))], inputs, may_draw=True):
         batch = _batch(handle, inputs, targets, ids)
         ctx = EngineContext(seed=seed)
-        fitted = method.fit(handle, ctx)
+        fitted = obtain_fit(method, handle, ctx)
         own = method.own_model(handle, fitted)
         explanation = checked(method.explain(own, batch, EngineContext(seed=seed, fitted=fitted)), batch, handle)
     return Explanation(explanation.native.detach(), explanation.layout, explanation.geometry)

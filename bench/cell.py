@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from ..models.fit_files import obtain_fit
 from .cell_plan import setting_of
 from .context import EngineContext, Shared
 from .contract import (
@@ -170,7 +171,8 @@ class CellWork:
         explainer = explainer_registry.create(task.explainer)
         monitor = Monitor(resume=self.store.scratch("fit", task.key))
         with self.guard([self.frozen], (), may_draw=True):
-            fitted = explainer.fit(self.frozen.model, replace(self.context(), monitor=monitor))
+            ctx = replace(self.context(), monitor=monitor)
+            fitted = obtain_fit(explainer, self.frozen.model, ctx, self.facts.dataset_hash)
         if fitted is None:
             return Artefact(record={"facts": {}})
         for name, tensor in fitted.tensors.items():
@@ -274,14 +276,7 @@ class CellWork:
 
     def context(self, fitted: Fitted | None = None) -> EngineContext:
         """What plug-ins of this cell get."""
-        return EngineContext(
-            self.cell.seed,
-            fitted,
-            self.facts.max_rows,
-            self.shared,
-            self.samples.fit_data,
-            data_hash=self.facts.dataset_hash,
-        )
+        return EngineContext(self.cell.seed, fitted, self.facts.max_rows, self.shared, self.samples.fit_data)
 
     def fitted(self, key: str | None) -> Fitted | None:
         """What the fit of a key learned; None without a key."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..models.fit_files import obtain_fit
 from .check_findings import BrokenRuleError, NotApplicableError, Rule
 from .check_subjects import Subject, gridless, subjects
 from .contract import Explainer, Explanation, Fitted, Model, UnsupportedError, needs_of
@@ -25,7 +26,7 @@ class Trial:
         self.fitted: Fitted | None = None
         self.model = subject.model
         with LeftAsFound(states(subject.model), (), may_draw=True):
-            self.fitted = explainer.fit(subject.model, subject.context())
+            self.fitted = obtain_fit(explainer, subject.model, subject.context())
             self.model = explainer.own_model(subject.model, self.fitted)
 
     @cached_property

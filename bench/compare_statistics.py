@@ -54,7 +54,7 @@ def tested_figures(
     seed: int,
     rope: float,
     bayes: bool,
-    scale: Sequence[str] = ("before",),
+    scale: Sequence[str],
 ) -> list[Tested]:
     """Everything but the family's adjustment, for each figure with a sample that is defined on both sides.
 
@@ -62,8 +62,7 @@ def tested_figures(
         pairs: of ``paired_scores.paired``; only rows that count.
         seed: of the bootstrap, with the board's name.
         rope: part of a column's width.
-        scale: the sides whose scores say how wide a column without bounds is: ``before`` is a baseline; of two explainers
-            neither is.
+        scale: the sides whose scores say how wide a column without bounds is: ``before``, a baseline, or both.
     """
     differences = sample_differences(pairs)
     if differences.empty:

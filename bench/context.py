@@ -39,7 +39,6 @@ class EngineContext:
         shared: tapes and probes, shared by all plug-ins that get the same object.
         fit_data: source of ``data``; None where there is nothing to learn from.
         method: the explainer of the scored maps, fitted with ``fitted``; None where it cannot be asked again.
-        data_hash: content hash of the data set behind ``fit_data``.
         monitor: what a ``fit`` tells of its progress, and where it keeps its state.
     """
 
@@ -49,7 +48,6 @@ class EngineContext:
     shared: Shared = field(default_factory=lambda: Shared())
     fit_data: FitData | None = None
     method: Explainer | None = None
-    data_hash: str = ""
     monitor: Monitor = field(default_factory=Monitor)
 
     def generator(self, sample_id: str, component: str) -> torch.Generator:

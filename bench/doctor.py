@@ -14,6 +14,7 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
+from ..models.fit_files import named_artefact
 from .check import REGISTRIES
 from .contract import Explainer, Spec, Split, UnknownNameError, VitxaiError
 from .contract.registry import import_file
@@ -162,6 +163,7 @@ def _missing_plugin(kind: PluginKind, spec: Spec) -> Symptom | None:
         plugin = REGISTRIES[kind].create(spec)
         if isinstance(plugin, Explainer):
             plugin.content_hash()
+            named_artefact(plugin)
             for inner in plugin.wraps():
                 REGISTRIES[kind].create(inner)
     except VitxaiError as error:

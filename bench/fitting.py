@@ -79,10 +79,8 @@ def fit_explainer(config: FitConfig, progress: Progress | None = None) -> Fitted
         explainer = fittable(config.explainer)
         frozen = work.frozen
         monitor = Monitor(progress, config.state)
-        # No artefact that ships was fitted on a data set of no content, so that a new fit is made.
-        ctx = replace(work.context(), monitor=monitor, data_hash="")
         with work.guard([frozen], (), may_draw=True):
-            fitted = explainer.fit(frozen.model, ctx)
+            fitted = explainer.fit(frozen.model, replace(work.context(), monitor=monitor))
     if fitted is None:
         raise BadInputError(f"{config.explainer} learned nothing on {config.dataset}; there is nothing to write.")
     for name, tensor in fitted.tensors.items():

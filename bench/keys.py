@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ..models.fit_files import artefact_of
 from .contract import BadInputError, Explainer, Metric, Registry, Spec
 from .contract import datasets as dataset_registry
 from .contract import explainers as explainer_registry
@@ -110,14 +111,23 @@ class CellKeys:
         }
         data = {**dataset, "content": setting.dataset_hash}
         self._cell = {"model": _plain(model), "dataset": _plain(data), "run": _plain(run)}
-        self._seed, self._validation_n = setting.seed, setting.validation_n
+        self._setting = setting
 
     def fit(self, explainer: Spec) -> str:
-        """Of what an explainer learns."""
+        """Of what an explainer learns, with the artefact that takes the place of its fit, where there is one.
+
+        Raises:
+            BadInputError: the explainer names an artefact that is not there.
+        """
+        setting, plugin = self._setting, explainer_registry.create(explainer)
         identity = dict(plugin_identity(explainer_registry, explainer))
-        readout = explainer_registry.get(explainer.name).READOUT
-        identity["params"] = {name: value for name, value in identity["params"].items() if name not in readout}
-        return key_of("fit", {**self._cell, "explainer": identity, "validation_n": self._validation_n})
+        identity["params"] = {name: value for name, value in identity["params"].items() if name not in plugin.READOUT}
+        parts = {**self._cell, "explainer": identity, "validation_n": setting.validation_n}
+        artefact = artefact_of(plugin, setting.weights_hash, setting.dataset_hash, setting.seed)
+        if artefact is not None:
+            with artefact.open("rb") as file:
+                parts["artefact"] = hashlib.file_digest(file, "sha256").hexdigest()
+        return key_of("fit", parts)
 
     def explanation(self, explainer: Spec, ids: Sequence[str], fit: str | None) -> str:
         """Of a chunk's maps; ``fit`` is the fit's key for methods that learn."""
@@ -127,9 +137,9 @@ class CellKeys:
     def score(self, metric: Spec, explanation: str, own: bool) -> str:
         """Of a metric's columns for a chunk of maps, on the method's own model or on the frozen one."""
         identity = plugin_identity(metric_registry, metric)
-        parts = {"metric": identity, "explanation": explanation, "own": own, "seed": self._seed}
+        parts = {"metric": identity, "explanation": explanation, "own": own, "seed": self._setting.seed}
         if "re-explain" in metric_registry.get(metric.name).needs:  # it may explain validation samples too
-            parts["validation_n"] = self._validation_n
+            parts["validation_n"] = self._setting.validation_n
         return key_of("score", parts)
 
     def model_score(self, metric: Spec, ids: Sequence[str], own_of: Spec | None, fit: str | None) -> str:

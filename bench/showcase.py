@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..models.fit_files import obtain_fit
 from ..models.load import load_model
 from ..models.preprocess import collate
 from .context import EngineContext, Shared
@@ -114,15 +115,13 @@ def showcase(
     batch = replace(batch, targets=logits.argmax(1) if target is None else torch.full_like(batch.targets, target))
     max_rows = rows_per_pass(row_bytes(model), MEMORY_GB, model.device.type)
     data_hash = source.content_hash() if dataset is not None else ""  # artefacts that ship belong to data sets
-    ctx = EngineContext(
-        seed=0, max_rows=max_rows, fit_data=_FitData(source, model), data_hash=data_hash, shared=Shared()
-    )
+    ctx = EngineContext(seed=0, max_rows=max_rows, fit_data=_FitData(source, model), shared=Shared())
     made: dict[str, Explanation] = {}
     rows: dict[str, float] = {}
     refusals: dict[str, str] = {}
     for spec, method in methods.items():
         try:
-            made[spec], rows[spec] = _explained(method, model, batch, ctx)
+            made[spec], rows[spec] = _explained(method, model, batch, ctx, data_hash)
         except UnsupportedError as refusal:
             refusals[spec] = str(refusal)
     if not made:
@@ -140,10 +139,12 @@ def showcase(
     )
 
 
-def _explained(method: Explainer, model: Model, batch: Batch, ctx: EngineContext) -> tuple[Explanation, float]:
+def _explained(
+    method: Explainer, model: Model, batch: Batch, ctx: EngineContext, data_hash: str
+) -> tuple[Explanation, float]:
     """The map, and the inputs a sample that went forward for it (fitting left out)."""
     _meet_needs(needs_of(method), batch, model)
-    fitted = method.fit(model, ctx)
+    fitted = obtain_fit(method, model, ctx, data_hash)
     explained = method.own_model(model, fitted)
     with count_passes(explained.module) as passes:
         explanation = method.explain(explained, batch, replace(ctx, fitted=fitted))

@@ -17,6 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from ..models.fit_files import obtain_fit
 from .context import EngineContext, Shared
 from .contract import BadInputError, Batch, Explainer, Fitted, Model, explainers
 from .profile import count_passes, peak_bytes
@@ -96,7 +97,7 @@ class Bench:
         method = explainers.create(spec)
         budgeted = method.cost == "budget"
         images = self.batch.select([0]) if budgeted else self.batch
-        fitted = method.fit(self.model, self._context(None, Requests()))
+        fitted = obtain_fit(method, self.model, self._context(None, Requests()))
         own = method.own_model(self.model, fitted)
 
         def explain(shared: Requests) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..bench.contract import BadInputError, Batch, Context, Fitted, Model
 
 if TYPE_CHECKING:
-    from ..models.optimise import EpochRecord, Objective, Schedule
+    from ..models.optimise import CrossEntropy, EpochRecord, Objective, Schedule
 
 FEATURE_ROWS = 64
 """Samples whose features are computed together."""
@@ -81,6 +81,13 @@ def fit_module(
         "log": [_line(record) for record in records],
     }
     return Fitted(learned(module), facts)
+
+
+def balanced_entropy(fit: Batch, classes: int) -> CrossEntropy:
+    """Cross-entropy in which every class of the labelled fit samples has the same say; objectives add their own."""
+    from ..models.optimise import CrossEntropy, class_weights
+
+    return CrossEntropy(class_weights(fit.labels.cpu(), classes))
 
 
 def class_count(model: Model, batch: Batch) -> int:

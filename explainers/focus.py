@@ -24,7 +24,6 @@ from ..bench.contract import (
     UnsupportedError,
     explainer,
 )
-from ..models.fit_files import files_hash, read_fit
 from ..models.prompt_attention import PromptRows
 from ..models.prompted import Prompted, PromptedViT, require_plain_blocks
 from ._attention import on_grid
@@ -123,15 +122,9 @@ class Focus(Explainer):
         if self.readout == "kept_mass" and not self.sink:
             raise BadInputError("readout=kept_mass is what prompts keep from [SINK]; it needs sink=true.")
 
-    def content_hash(self) -> str:
-        return files_hash(self)
-
     def fit(self, model: Model, ctx: Context) -> Fitted:
         from ..models.optimise import Schedule
 
-        found = read_fit(self, model, ctx)
-        if found is not None:
-            return found
         batch = ctx.data("fit", self.samples, labels=True)
         net = self._net(model, class_count(model, batch), ctx.seed)
         heads = auxiliary_heads(self.aux_heads, model, batch.select(range(min(len(batch), 64))), ctx)

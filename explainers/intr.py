@@ -11,7 +11,6 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from ..bench.contract import BadInputError, Batch, Context, Explainer, Explanation, Fitted, Model, Paper, explainer
-from ..models.fit_files import files_hash, read_fit
 from ._cam import lay_out
 from ._fitting import fit_module, restore
 from ._own_head import drawn, final_tokens, require_features, with_head
@@ -63,15 +62,9 @@ class INTR(Explainer):
         if self.width % self.heads:
             raise BadInputError(f"width={self.width} is no multiple of heads={self.heads}.")
 
-    def content_hash(self) -> str:
-        return files_hash(self)
-
     def fit(self, model: Model, ctx: Context) -> Fitted:
         from ..models.optimise import Schedule
 
-        found = read_fit(self, model, ctx)
-        if found is not None:
-            return found
         read, head = final_tokens(model), self._head(model, ctx.seed)
         schedule = Schedule(epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate)
         return fit_module(model, ctx, head, schedule, samples=self.samples, features=lambda x: read(model.module, x))

@@ -11,7 +11,6 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from ..bench.contract import BadInputError, Batch, Context, Explainer, Explanation, Fitted, Model, Paper, explainer
-from ..models.fit_files import files_hash, read_fit
 from ..models.prompted import PromptedViT, require_plain_blocks
 from ._attention import on_grid
 from ._fitting import class_count, fit_module, required, restore
@@ -51,15 +50,9 @@ class PromptCAM(Explainer):
 
     READOUT: ClassVar = ("heads",)
 
-    def content_hash(self) -> str:
-        return files_hash(self)
-
     def fit(self, model: Model, ctx: Context) -> Fitted:
         from ..models.optimise import CrossEntropy, Schedule
 
-        found = read_fit(self, model, ctx)
-        if found is not None:
-            return found
         classes = class_count(model, ctx.data("validation", 1, labels=True))
         schedule = Schedule(
             epochs=self.epochs,

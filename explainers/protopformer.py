@@ -24,11 +24,10 @@ from ..bench.contract import (
     UnsupportedError,
     explainer,
 )
-from ..models.fit_files import files_hash, read_fit
 from ..models.interception import AttentionCalls, calls_exposed, no_attention
 from ._attention import flow, identity_like, pool_row, row_normalise, with_rows
 from ._cam import lay_out, patch_tokens
-from ._fitting import fit_module, restore
+from ._fitting import balanced_entropy, fit_module, restore
 from ._own_head import Read, drawn, head_dtype, positions, require_features, with_head
 from ._prototypes import Embedding, MapOf, Prototypes, Similarity, connections, own_class, prototype_map
 
@@ -90,25 +89,18 @@ class ProtoPFormer(Explainer):
 
     READOUT: ClassVar = ("map",)
 
-    def content_hash(self) -> str:
-        return files_hash(self)
-
     def fit(self, model: Model, ctx: Context) -> Fitted:
-        from ..models.optimise import CrossEntropy, Schedule, class_weights
+        from ..models.optimise import Schedule
 
-        found = read_fit(self, model, ctx)
-        if found is not None:
-            return found
         read, head = foreground(model, self.keep), self._head(model, ctx.seed)
-        labels = ctx.data("fit", self.samples, labels=True).labels.cpu()
-        costs = Concentration(CrossEntropy(class_weights(labels, len(head.own))), self)
+        fit = ctx.data("fit", self.samples, labels=True)
         return fit_module(
             model,
             ctx,
             head,
             Schedule(self.epochs, self.batch_size, self.learning_rate),
             samples=self.samples,
-            objective=costs,
+            objective=Concentration(balanced_entropy(fit, len(head.own)), self),
             features=lambda inputs: read(model.module, inputs),
         )
 

@@ -12,9 +12,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor, nn
 
 from ..bench.contract import Batch, Context, Explainer, Explanation, Fitted, Model, Paper, explainer
-from ..models.fit_files import files_hash, read_fit
 from ._cam import lay_out
-from ._fitting import fit_module, learned, restore
+from ._fitting import balanced_entropy, fit_module, learned, restore
 from ._own_head import drawn, final_tokens, require_features, with_head
 from ._prototypes import Embedding, MapOf, Prototypes, Similarity, connections, own_class, prototype_map
 
@@ -66,15 +65,9 @@ class ProtoPNet(Explainer):
 
     READOUT: ClassVar = ("map",)
 
-    def content_hash(self) -> str:
-        return files_hash(self)
-
     def fit(self, model: Model, ctx: Context) -> Fitted:
-        from ..models.optimise import CrossEntropy, LabelledInputs, Schedule, class_weights
+        from ..models.optimise import LabelledInputs, Schedule
 
-        found = read_fit(self, model, ctx)
-        if found is not None:
-            return found
         read, head = final_tokens(model), self._head(model, ctx.seed)
         parts: list[Tensor] = []  # tokens of the fit samples, then of the validation samples
 
@@ -83,7 +76,7 @@ class ProtoPNet(Explainer):
             return parts[-1]
 
         fit, held_out = ctx.data("fit", self.samples, labels=True), ctx.data("validation", 256, labels=True)
-        entropy = CrossEntropy(class_weights(fit.labels.cpu(), len(head.own)))
+        entropy = balanced_entropy(fit, len(head.own))
         costs = Costs(entropy, self.cluster, self.separation)
         schedule = Schedule(self.epochs, self.batch_size, self.learning_rate, weight_decay=1e-3)
         head.weights.requires_grad_(False)

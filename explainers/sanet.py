@@ -13,10 +13,9 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from ..bench.contract import Batch, Context, Explainer, Explanation, Fitted, Model, Paper, UnsupportedError, explainer
-from ..models.fit_files import files_hash, read_fit
 from ._attention import on_grid
 from ._cam import grad_cam
-from ._fitting import class_count, fit_module, restore
+from ._fitting import balanced_entropy, class_count, fit_module, restore
 from ._own_head import drawn, sharing
 
 if TYPE_CHECKING:
@@ -62,20 +61,13 @@ class SANet(Explainer):
 
     READOUT: ClassVar = ("layer",)
 
-    def content_hash(self) -> str:
-        return files_hash(self)
-
     def fit(self, model: Model, ctx: Context) -> Fitted:
-        from ..models.optimise import CrossEntropy, Schedule, class_weights
+        from ..models.optimise import Schedule
 
-        found = read_fit(self, model, ctx)
-        if found is not None:
-            return found
         own = self._attended(model, ctx.seed)
-        labels = ctx.data("fit", self.samples, labels=True).labels.cpu()
-        weights = class_weights(labels, class_count(model, ctx.data("validation", 1)))
         schedule = Schedule(self.epochs, self.batch_size, self.learning_rate, weight_decay=0.0)
-        objective = Sparse(CrossEntropy(weights), self.sparsity)
+        fit = ctx.data("fit", self.samples, labels=True)
+        objective = Sparse(balanced_entropy(fit, class_count(model, fit)), self.sparsity)
         return fit_module(model, ctx, own, schedule, samples=self.samples, objective=objective)
 
     def own_model(self, model: Model, fitted: Fitted | None) -> Model:

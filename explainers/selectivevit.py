@@ -12,7 +12,6 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from torch import Tensor, nn
 
 from ..bench.contract import Batch, Context, Explainer, Explanation, Fitted, Model, Paper, UnsupportedError, explainer
-from ..models.fit_files import files_hash, read_fit
 from ..models.handle import require_eager, weights_hash
 from ..models.tape import EditedAttention, record
 from ._attention import on_grid, pool_row, with_rows
@@ -94,18 +93,12 @@ class SelectiveViT(Explainer):
     amp: bool = False
     artefact: Path | None = None
 
-    def content_hash(self) -> str:
-        return files_hash(self)
-
     def fit(self, model: Model, ctx: Context) -> Fitted:
         tokens = on_grid(model).tokens
         absolute = self._absolute(model)
         facts = {"tokens": tokens, "threshold": absolute, "threshold_in_uniform_shares": absolute * tokens}
         if not self.epochs:
             return Fitted(facts=facts)
-        found = read_fit(self, model, ctx)
-        if found is not None:
-            return found
         fitted = fit_module(
             model, ctx, self._selective(model), self._schedule(), samples=self.samples, validation=VALIDATION
         )

@@ -88,10 +88,6 @@ class Context(Protocol):
         """What this explainer's ``fit`` returned; None for methods without one."""
 
     @property
-    def data_hash(self) -> str:
-        """Content hash of the data set that :meth:`data` reads; empty where there is none."""
-
-    @property
     def monitor(self) -> Monitor:
         """For ``fit``: progress and state."""
 
@@ -147,7 +143,11 @@ class Explainer:
         return ""
 
     def fit(self, model: Model, ctx: Context) -> Fitted | None:
-        """Learns from ``ctx.data`` once per (model, data set); None (the default) for methods that learn nothing."""
+        """Learns from ``ctx.data`` once per (model, data set); None (the default) for methods that learn nothing.
+
+        Not called where an artefact of `bench fit` takes its place: the file that a parameter ``artefact: Path | None =
+        None`` names, or one in the folder ``fitted`` beside the plug-in's file.
+        """
         return None
 
     def own_model(self, model: Model, fitted: Fitted | None) -> Model:

@@ -59,7 +59,8 @@ def symptoms_of(table: str, folder: Path) -> dict[str, Symptom]:
 SUITE = """
     name = "mine"
     n = 4
-    explainers = ["rollout", "rolout", "rollout,heads=3", "precomputed,path=no/maps.npz", "*"]
+    explainers = ["rollout", "rolout", "rollout,heads=3", "precomputed,path=no/maps.npz",
+                  "focus,artefact=no/fit.safetensors", "*"]
     metrics = ["sparseness", "no_such_metric"]
     [[boards]]
     name = "here"
@@ -87,7 +88,8 @@ def test_missing_plug_ins_of_a_suite_are_all_told_at_once(tmp_path: Path) -> Non
     assert "Did you mean rollout" in found["explainer rolout"].text
     assert "no parameter 'heads'" in found["explainer rollout,heads=3"].text
     assert "no/maps.npz" in found["explainer precomputed,path=no/maps.npz"].text
-    assert found["explainers of the suite"].text == "1 of 4 are there"
+    assert "no artefact at no/fit.safetensors" in found["explainer focus,artefact=no/fit.safetensors"].text
+    assert found["explainers of the suite"].text == "1 of 5 are there"
     assert found["metric no_such_metric"].state == "fail"
     assert found["metrics of the suite"].text == "1 of 2 are there"
 

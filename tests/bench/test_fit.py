@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,14 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 from vitxai.bench import fitting
+from vitxai.bench.cell import load_cell
+from vitxai.bench.cell_plan import setting_of
 from vitxai.bench.cli import app
-from vitxai.bench.contract import BadInputError, Spec
+from vitxai.bench.contract import BadInputError, Spec, explainers
 from vitxai.bench.fitting import FitConfig, fit_explainer
+from vitxai.bench.keys import CellKeys
+from vitxai.bench.tasks import Cell
+from vitxai.models import fit_files
 from vitxai.models.fit_files import HEADER_KEY
 
 LEARNER = Path(__file__).parent / "plugins" / "tiny_learner.py"
@@ -113,8 +119,6 @@ def test_an_interrupted_command_says_how_to_go_on(config: FitConfig, monkeypatch
 def test_an_artefact_that_ships_never_takes_the_place_of_a_new_fit(
     config: FitConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vitxai.models import fit_files
-
     fit_explainer(config)
     monkeypatch.setattr(fit_files, "shipped_files", lambda explainer: [config.out])
     assert "artefact" not in fit_explainer(FitConfig(**{**vars(config), "out": config.out.with_name("new")})).facts
@@ -133,19 +137,47 @@ def test_what_cannot_be_fitted_says_why(config: FitConfig, explainer: str, told:
         fit_explainer(FitConfig(**{**vars(config), "explainer": Spec.parse(explainer)}))
 
 
+def cell_of(config: FitConfig, model: Spec) -> Cell:
+    return Cell(
+        "b", "", config.dataset, model, 1, 1, 4, "prediction", 0, 2.0, 1, 8, "cpu",
+        config.out.parent / "store", config.plugins,
+    )  # fmt: skip
+
+
 def test_what_was_fitted_for_another_seed_of_the_data_or_model_is_refused(
     config: FitConfig, tiny_models: tuple[str, str]
 ) -> None:
     fit_explainer(config)
     named = Spec("tiny_learner", {"artefact": str(config.out)})
-    from vitxai.bench.cell import load_cell
-    from vitxai.bench.contract import explainers
-    from vitxai.bench.tasks import Cell
-
-    other = Cell(
-        "b", "", config.dataset, Spec.parse(tiny_models[1]), 1, 1, 4, "prediction", 0, 2.0, 1, 8, "cpu",
-        config.out.parent / "store", config.plugins,
-    )  # fmt: skip
-    work, _ = load_cell(other)
+    work, facts = load_cell(cell_of(config, Spec.parse(tiny_models[1])))
     with pytest.raises(BadInputError, match="fitted with another weights"):
-        explainers.create(named).fit(work.frozen.model, work.context())
+        fit_files.obtain_fit(explainers.create(named), work.frozen.model, work.context(), facts.dataset_hash)
+
+
+def test_a_changed_artefact_meets_no_stored_scores(config: FitConfig) -> None:
+    """All keys after a fit hold the fit's."""
+    cell = cell_of(config, config.model)
+    keys = CellKeys(setting_of(cell, load_cell(cell)[1]))
+    named = Spec("tiny_learner", {"artefact": str(config.out)})
+    with pytest.raises(BadInputError, match="no artefact at"):
+        keys.fit(named)
+    fit_explainer(config)
+    before = keys.fit(named)
+    assert keys.fit(named) == before != keys.fit(Spec("tiny_learner"))
+    fit_explainer(replace(config, seed=1))
+    assert keys.fit(named) != before
+
+
+def test_one_that_ships_is_part_of_the_fits_key_where_it_is_taken(
+    config: FitConfig, tiny_models: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit_explainer(config)
+    keys = [CellKeys(setting_of(cell, load_cell(cell)[1]))
+            for cell in (cell_of(config, Spec.parse(model)) for model in tiny_models)]  # fmt: skip
+    learner, other = Spec("tiny_learner"), Spec("tiny_learner", {"epochs": 2})
+    before = [(of.fit(learner), of.fit(other), of.fit(Spec("tiny_fitted"))) for of in keys]
+    monkeypatch.setattr(fit_files, "shipped_files", lambda explainer: [config.out])
+    after = [(of.fit(learner), of.fit(other), of.fit(Spec("tiny_fitted"))) for of in keys]
+    assert after[0][0] != before[0][0]
+    assert after[0][1:] == before[0][1:], "of other parameters, and of another explainer"
+    assert after[1] == before[1], "of another model"

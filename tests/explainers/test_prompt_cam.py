@@ -15,7 +15,7 @@ from vitxai.bench.context import EngineContext
 from vitxai.bench.contract import BadInputError, Batch, Fitted, Model, Monitor, UnsupportedError, explainers
 from vitxai.bench.guard import ModuleState
 from vitxai.explainers.prompt_cam import telling_heads
-from vitxai.models.fit_files import write_fit
+from vitxai.models.fit_files import obtain_fit, write_fit
 from vitxai.models.handle import wrap
 from vitxai.models.tape import record
 
@@ -144,7 +144,7 @@ class TestGreedyHeads:
         assert len(passes) == 3 * 4 / 2
 
 
-def toy(model, seed=3, monitor=None, data_hash="toy"):
+def toy(model, seed=3, monitor=None):
     """A context whose samples are bright in the channel of their label."""
 
     def samples(split, count, labels):
@@ -156,7 +156,7 @@ def toy(model, seed=3, monitor=None, data_hash="toy"):
             inputs[row, label] += 4.0
         return Batch(tuple(f"{split}/{row}" for row in range(count)), inputs.to(model.dtype), labels.clone(), labels)
 
-    return EngineContext(seed=seed, max_rows=32, fit_data=samples, data_hash=data_hash, monitor=monitor or Monitor())
+    return EngineContext(seed=seed, max_rows=32, fit_data=samples, monitor=monitor or Monitor())
 
 
 TOY = {"epochs": 8, "batch_size": 16, "learning_rate": 0.02, "samples": 96}
@@ -214,7 +214,7 @@ class TestFit:
         plain = PromptCAM(**TOY)
         write_fit(path, plain, single, "toy", learnt, "bench fit prompt_cam")
         named = replace(plain, artefact=path)
-        found = named.fit(single, toy(single, seed=8))
+        found = obtain_fit(named, single, toy(single, seed=8), "toy")
         batch = batch_for(single)
         batch = replace(batch, inputs=batch.inputs.float())
         maps = [m.explain(m.own_model(single, f), batch, ctx).native for m, f in ((plain, learnt), (named, found))]
@@ -225,7 +225,7 @@ class TestFit:
             (named, single, "others", "data"),
         ):
             with pytest.raises(BadInputError, match=f"fitted with another {what}"):
-                method.fit(model, toy(single, data_hash=data))
+                obtain_fit(method, model, toy(single), data)
 
     def test_the_frozen_model_stays_as_it_is(self, single, learnt):
         before = ModuleState.of(single.module)

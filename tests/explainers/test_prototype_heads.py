@@ -11,12 +11,12 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
 from vitxai.bench.context import EngineContext
-from vitxai.bench.contract import BadInputError, Batch, UnsupportedError, explainers
+from vitxai.bench.contract import BadInputError, UnsupportedError, explainers
 from vitxai.explainers._own_head import final_tokens
 from vitxai.explainers.protopformer import Concentration, foreground
 from vitxai.explainers.protopnet import Costs, LikenessHead, project
 from vitxai.models.edited import EditedAttention
-from vitxai.models.fit_files import write_fit
+from vitxai.models.fit_files import obtain_fit, write_fit
 from vitxai.models.handle import wrap
 from vitxai.models.optimise import CrossEntropy, LabelledInputs
 from vitxai.models.tape import record
@@ -25,38 +25,6 @@ ProtoPNet, ProtoPFormer = explainers.get("protopnet"), explainers.get("protopfor
 SIZE = {"prototypes": 2, "width": 6, "samples": 96, "batch_size": 16, "learning_rate": 0.02}
 NET, FORMER = ProtoPNet(**SIZE, epochs=12), ProtoPFormer(**SIZE, epochs=12)
 BOTH = pytest.mark.parametrize("method", [NET, FORMER], ids=["protopnet", "protopformer"])
-
-
-def toy(model, seed=3):
-    """A context whose samples hold one bright patch, of a channel that the label tells."""
-
-    def samples(split, count, labels):
-        generator = torch.Generator().manual_seed({"fit": 1, "validation": 2}[split])
-        count = min(count, 96 if split == "fit" else 32)
-        labels = torch.arange(count) % 3
-        inputs = 0.3 * torch.randn(count, model.channels, 32, 32, generator=generator, dtype=torch.float64)
-        for row, label in enumerate(labels.tolist()):
-            y, x = (8 * torch.randint(4, (2,), generator=generator)).tolist()
-            inputs[row, label, y : y + 8, x : x + 8] += 4.0
-        return Batch(tuple(f"{split}/{row}" for row in range(count)), inputs, labels.clone(), labels)
-
-    return EngineContext(seed=seed, max_rows=32, fit_data=samples, data_hash="toy")
-
-
-@pytest.fixture(scope="module")
-def learnt(tiny):
-    """``learnt(method, kind)``: model, what was fitted, own model; fitted once."""
-    made = {}
-
-    def make(method, kind):
-        fitting = replace(method, map="class")
-        if (repr(fitting), kind) not in made:
-            model = tiny(kind)
-            fitted = fitting.fit(model, toy(model))
-            made[repr(fitting), kind] = (model, fitted, fitting.own_model(model, fitted))
-        return made[repr(fitting), kind]
-
-    return make
 
 
 def embedded(embed, token):
@@ -146,7 +114,7 @@ def test_a_prototype_becomes_the_nearest_token_of_its_class():
     assert places[6:].tolist() == [[-1, -1]] * 2, "no sample of class 3"
 
 
-def test_prototypes_are_patches_of_fit_samples_and_the_fit_names_them(learnt):
+def test_prototypes_are_patches_of_fit_samples_and_the_fit_names_them(learnt, toy):
     model, fitted, own = learnt(NET, "class_token")
     fit = toy(model).data("fit", 96, labels=True)
     tokens = final_tokens(model)(model.module, fit.inputs)
@@ -267,7 +235,7 @@ def test_concentration_is_of_the_labels_own_prototypes(learnt, batch_for):
 
 
 @BOTH
-def test_the_frozen_vit_is_left_as_it_was(method, tiny, batch_for):
+def test_the_frozen_vit_is_left_as_it_was(method, tiny, batch_for, toy):
     model = tiny()
     batch = batch_for(model)
     before, state = model(batch.inputs), {name: t.clone() for name, t in model.module.state_dict().items()}
@@ -312,13 +280,13 @@ def test_an_artefact_gives_the_same_maps_and_only_for_its_model(method, learnt, 
     path = tmp_path / "fit.safetensors"
     write_fit(path, method, model, "toy", fitted, "bench fit")
     read = replace(method, artefact=path)
-    again = read.own_model(model, read.fit(model, EngineContext(data_hash="toy")))
+    again = read.own_model(model, obtain_fit(read, model, EngineContext(), "toy"))
     batch = batch_for(model)
     assert torch.equal(read.explain(again, batch, ctx).native, method.explain(own, batch, ctx).native)
     with pytest.raises(BadInputError, match="another weights"):
-        read.fit(tiny(seed=1), EngineContext(data_hash="toy"))
+        obtain_fit(read, tiny(seed=1), EngineContext(), "toy")
     with pytest.raises(BadInputError, match="another explainer"):
-        replace(read, width=7).fit(model, EngineContext(data_hash="toy"))
+        obtain_fit(replace(read, width=7), model, EngineContext(), "toy")
     with pytest.raises(BadInputError, match="does not fit this model"):
         replace(method, width=7).own_model(model, fitted)
 
@@ -335,7 +303,7 @@ def test_what_cannot_be_read_is_refused(method, tiny, ctx):
         method.fit(replace(model, module=EditedAttention(model.module, lambda a, layer: a)), ctx)
 
 
-def test_windows_have_no_rollout(ctx):
+def test_windows_have_no_rollout(ctx, toy):
     size = {"img_size": 32, "patch_size": 4, "window_size": 2, "embed_dim": 8, "depths": (1, 2), "num_heads": (1, 2)}
     with torch.random.fork_rng():
         model = wrap(SwinTransformer(**size, num_classes=5).double(), mean=(0.5,) * 3, std=(0.25,) * 3)
