@@ -61,7 +61,12 @@ class CellResult:
 
 
 class CellRun:
-    """One cell's way through its plan. ``run`` goes in a thread; ``stop`` may come from another."""
+    """One cell's way through its plan. ``run`` goes in a thread; ``stop`` may come from another.
+
+    Args:
+        turn: held until there is something to compute, by one of several cells at a time: reading what is stored is
+            this process's own work, at which threads would only wait for each other.
+    """
 
     def __init__(
         self,
@@ -72,12 +77,14 @@ class CellRun:
         retry_failed: bool = False,
         shuffle: int | None = None,
         on_event: OnEvent | None = None,
+        turn: threading.Lock | None = None,
     ) -> None:
         self.suite, self.board, self.cell = suite, board, cell
         self.retry_failed, self.shuffle = retry_failed, shuffle
         self.on_event = on_event or (lambda event: None)
         self.store = Store(cell.store)
         self._worker = LocalWorker(cell)
+        self._turn = turn
         self._blamed: dict[str, tuple[Task, Artefact]] = {}
         self._unread: dict[str, Task] = {}
         self._stopped = threading.Event()
@@ -85,6 +92,8 @@ class CellRun:
     def run(self) -> CellResult:
         """Loads the cell and does its tasks; returns early, with what is finished, after :meth:`stop`."""
         result = CellResult(self.cell)
+        if self._turn is not None:
+            self._turn.acquire()
         try:
             self.on_event(Event(self.cell))
             facts = self._facts()
@@ -94,6 +103,7 @@ class CellRun:
                 result.plan = plan_cell(self.suite, self.board, self.cell, facts, self.shuffle)
                 self._walk(result, result.plan)
         finally:
+            self._pass_turn()
             self._worker.kill()
         total = len(result.plan.tasks) if result.plan else 0
         self.on_event(Event(self.cell, total, total, outcome=result.failure, closed=True))
@@ -104,10 +114,17 @@ class CellRun:
         known = known_facts(self.cell, self.store)
         if known is not None:
             return known
+        self._pass_turn()
         facts = self._worker.open()
         if isinstance(facts, CellFacts):
             keep_facts(self.cell, self.store, facts)
         return facts
+
+    def _pass_turn(self) -> None:
+        """From now on the worker computes beside those of other cells."""
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.release()
 
     def stop(self) -> None:
         """Ends the worker; the task in progress is lost, everything before it is stored."""
@@ -152,6 +169,7 @@ class CellRun:
         return header, "failed" if header.status not in ("ok", "unsupported") else "computed"
 
     def _compute(self, task: Task) -> Outcome:
+        self._pass_turn()
         outcome = self._worker.run(task, self.suite.timeout_s)
         if outcome.header.fatal and not outcome.stored and not self._stopped.is_set():
             self.store.write(task.kind, task.key, outcome.header)

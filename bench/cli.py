@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import os
 import sys
 from typing import Annotated
 
@@ -78,8 +80,17 @@ def options(
     logging.basicConfig(level=level, format="%(levelname)s %(message)s", stream=sys.stderr)
 
 
+def _settle_process() -> None:
+    """What only a process of its own may decide, before numpy is imported; no number depends on it."""
+    # Between two products OpenBLAS's threads wait busily, for 20 ms by default, on cores that others work on.
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+    # A suite's tasks and records are millions of objects that stay: looking through them often finds nothing.
+    gc.set_threshold(200_000, 30, 30)
+
+
 def main() -> None:
     """Entry point of the command ``bench``: a deliberate error is one message and exit code 2, without a traceback."""
+    _settle_process()
     try:
         app(standalone_mode=True)
     except Exception as error:

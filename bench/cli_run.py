@@ -61,7 +61,7 @@ def all_(
     asked = chosen_suite(suite, dataset, model, samples)
     result = run_with_progress(asked, out, store, workers, plugin, retry_failed, device)
     if not result.interrupted:
-        _report(out)
+        _report(out, result)
     _leave(result)
 
 
@@ -158,10 +158,12 @@ def run_with_progress(
     return result
 
 
-def _report(out: Path) -> None:
-    from .report import write_report
+def _report(out: Path, result: RunResult | None = None) -> None:
+    """From the run at hand, where there is one: its files hold the same."""
+    from .report import RunFiles, write_report
 
-    written = write_report(out)
+    run = None if result is None else RunFiles(out, result.scores, result.costs, result.facts)
+    written = write_report(out, run)
     boards = sorted(path for path in written if path.suffix == ".md")
     console().print("\n".join(f"wrote {path}" for path in (*boards, *written[-1:])), markup=False, soft_wrap=True)
 

@@ -99,7 +99,8 @@ class _Rows:
 def _repeated(values: Sequence[Any], lengths: Sequence[int] | None, dtype: str) -> pd.Series:
     """A column in which each value stands as often as its length says, or once; equal texts are converted once."""
     if dtype != "str":
-        return pd.Series(values if lengths is None else np.repeat(np.array(values), lengths), dtype=dtype)
+        column = np.array(values, dtype=dtype)
+        return pd.Series(column if lengths is None else np.repeat(column, lengths))
     codes, texts = pd.factorize(np.array(values, dtype=object))
     return pd.Series(pd.array(texts, dtype="str").take(codes if lengths is None else np.repeat(codes, lengths)))
 
@@ -239,10 +240,10 @@ RATIOS = (
 
 
 def _plain_costs(measured: Sequence[Mapping[str, float]], parameters: int) -> dict[str, float]:
-    """Costs of the plain forward, from each explainer's figure and its ratio."""
+    """Costs of the plain forward, from each explainer's figure and its ratio; what none of them tells is left out."""
     plain: dict[str, float] = {}
     for column, ratio in RATIOS:
         values = [costs[column] / costs[ratio] for costs in measured if costs.get(ratio, 0) > 0]
-        if values or column != "energy_joules":  # which few drivers tell
-            plain |= {column: float(pd.Series(values, dtype=float).median()), ratio: 1.0}
+        if values:
+            plain |= {column: float(pd.Series(values).median()), ratio: 1.0}
     return {**plain, "forwards": 1.0, "backwards": 0.0, "parameters": float(parameters), "parameters_ratio": 1.0}

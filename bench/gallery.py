@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .cell_plan import CellPlan
 from .cell_run import CellResult
 from .contract import Explanation, Spec
-from .store import Store
+from .store import Artefact, Store
 from .tasks import Clean, Explain
 
 LEAD = "spatial_iou"
@@ -37,7 +37,7 @@ def write_gallery(folder: Path, result: CellResult, scores: pd.DataFrame, store:
         return None
     size = pictures[0]["image"].shape[:2]  # type: ignore[index]
     explainers = list(dict.fromkeys(t.explainer for t in result.plan.tasks if isinstance(t, Explain) and t.explainer))
-    maps = [[shown.map(explainer, sample, size) for sample in samples] for explainer in explainers]
+    maps = [shown.maps(explainer, samples, size) for explainer in explainers]
     stacked: dict[str, Any] = {
         f"{name}s" if name in ("image", "mask") else name: np.stack([picture[name] for picture in pictures])  # type: ignore[index]
         for name in ("image", "mask", "infrared")
@@ -69,7 +69,7 @@ def _chosen(result: CellResult, scores: pd.DataFrame) -> list[str]:
 
 
 class _Shown:
-    """Reads pictures and maps of single samples from the store; chunks are kept while samples of them are asked for."""
+    """Reads pictures and maps of single samples from the store."""
 
     def __init__(self, result: CellResult, plan: CellPlan, store: Store) -> None:
         self._result, self._plan, self._store = result, plan, store
@@ -89,15 +89,21 @@ class _Shown:
             if name in artefact.tensors
         }
 
-    def map(self, explainer: Spec, sample: str, size: Sequence[int]) -> NDArray[np.float32]:
-        """The spatial map at the model's input size; NaN throughout when there is none."""
-        ids = self._chunk(sample)
-        task, geometry = self._explains[explainer, ids], self._plan.facts.geometry
+    def maps(self, explainer: Spec, samples: Sequence[str], size: Sequence[int]) -> list[NDArray[np.float32]]:
+        """Spatial maps at the model's input size, NaN throughout where there is none; each chunk is read once."""
+        chunks = [self._chunk(sample) for sample in samples]
+        read = {ids: self._explanation(explainer, ids) for ids in dict.fromkeys(chunks)}
+        return [self._map(read[ids], ids.index(sample), size) for ids, sample in zip(chunks, samples, strict=True)]
+
+    def _explanation(self, explainer: Spec, ids: tuple[str, ...]) -> Artefact | None:
+        task = self._explains[explainer, ids]
         header = self._result.status_of(task)
-        artefact = self._store.read("explanation", task.key) if header is not None and header.status == "ok" else None
+        return self._store.read("explanation", task.key) if header is not None and header.status == "ok" else None
+
+    def _map(self, artefact: Artefact | None, row: int, size: Sequence[int]) -> NDArray[np.float32]:
+        geometry = self._plan.facts.geometry
         if artefact is None or geometry is None:
             return np.full(tuple(size), np.nan, dtype=np.float32)
-        row = ids.index(sample)
         native = artefact.tensors["native"][row : row + 1]
         explanation = Explanation(native, artefact.record["layout"], geometry)
         return explanation.spatial("mean_positive")[0].float().numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -52,9 +53,14 @@ def golden_parts(explanation: Explanation) -> Mapping[str, Tensor]:
     if explanation.layout != "cube":
         return {"native": explanation.native}
     native = explanation.native
-    weights = torch.randn(native.shape[1:], generator=torch.Generator().manual_seed(0))
     return {
         "spatial": native.mean(1),
         "spectral": native.flatten(2).mean(-1),
-        "projection": (native.abs() * weights).flatten(1).mean(1, keepdim=True),
+        "projection": (native.abs() * _weights(native.shape[1:])).flatten(1).mean(1, keepdim=True),
     }
+
+
+@cache
+def _weights(shape: torch.Size) -> Tensor:
+    """Random numbers that are the same for every cube of a shape."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))

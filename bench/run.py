@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -87,8 +88,9 @@ def run_suite(
         start_fork_server(suite.modules())  # imports there while this process imports the same for its own needs
     suite = resolve_suite(suite, paths)
     cells = list(cells_of(suite, store=store.resolve(), device=device, plugins=paths))
+    turn = threading.Lock()
     runs = [
-        CellRun(suite, board, cell, retry_failed=retry_failed, shuffle=shuffle, on_event=on_event)
+        CellRun(suite, board, cell, retry_failed=retry_failed, shuffle=shuffle, on_event=on_event, turn=turn)
         for board, cell in cells
     ]
     results, interrupted = _run_side_by_side(runs, worker_count(suite, len(runs), workers))

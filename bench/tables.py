@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # The short table of a leaderboard; a metric with none of these shows its first column there.
 HEADLINE = (
     "bio_at_5", "spatial_iou", "auprc", "otsu_jaccard", "faithfulness_correlation", "insertion_auc", "deletion_auc",
-    "sparseness",
+    "sparseness", "infidelity_normalised",
 )  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def leaderboard(
         columns=columns,
         rows=tuple(sorted(rows, key=lambda r: _order(r, lead, columns))),
         model_figures=_model_figures(array, names, of_model, counts),
-        cost_names=tuple(dict.fromkeys(costs["column"])) if len(costs) else (),
+        cost_names=tuple(dict.fromkeys(costs.loc[costs["explainer"] != "", "column"])),
         plain_costs=_costs(cost_table, ""),
         aggregates=aggregates(
             contests, counts, lead, {r.entry.explainer: r.costs for r in rows if r.costs}, array.entries

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from ..bench.contract import Batch, Context, Model
 from ..models.perturb import target_responses
+
+SMALLEST_CHANGE = 0.05
+"""Ends of a curve that are closer have nothing between them that an area could be a share of."""
 
 
 def clean_logits(model: Model, batch: Batch, ctx: Context) -> Tensor:
@@ -33,3 +38,8 @@ def target_logit(logits: Tensor, targets: Tensor) -> Tensor:
 def target_probability(logits: Tensor, targets: Tensor) -> Tensor:
     """Softmax probability [B] of each row's target."""
     return target_logit(logits.softmax(1), targets)
+
+
+def close_ends(first: Tensor, last: Tensor) -> Mapping[str, Tensor]:
+    """Where [B] a curve cannot be normalised, with the reason: its ends [B] are probabilities that hardly differ."""
+    return {f"the ends of the curve differ by less than {SMALLEST_CHANGE}": (first - last).abs() < SMALLEST_CHANGE}

@@ -23,10 +23,7 @@ from ..bench.contract import (
 )
 from ..models.perturb import blurred, mean_colour, mixed_rows, patches_to_pixels, target_responses
 from ._maps import CONSTANT_MAP, NOT_FINITE, column, finite_rows, in_float64, is_constant
-from ._responses import clean_logits, logits_of, target_probability
-
-NO_CHANGE = "both ends of the curve have the same probability"
-SMALLEST_CHANGE = 1e-6
+from ._responses import clean_logits, close_ends, logits_of, target_probability
 
 
 @metric(
@@ -37,7 +34,7 @@ SMALLEST_CHANGE = 1e-6
         Column("insertion_auc_normalised", "higher", (None, None), "the same with the curve's ends at 0 and 1"),
         Column("deletion_auc_normalised", "lower", (None, None), "the same with the curve's ends at 1 and 0"),
     ),
-    version=1,
+    version=2,
     paper=Paper("RISE: randomized input sampling for explanation of black-box models", 2018, "arXiv:1806.07421"),
     queries_model=True,
 )
@@ -81,8 +78,7 @@ class InsertionDeletion(Metric):
         insertion = walk.area(blur_end, inserted, clean_end)
 
         undefined = {NOT_FINITE: broken, CONSTANT_MAP: is_constant(grid)}
-        no_fall = {NO_CHANGE: (clean_end - grey_end).abs() < SMALLEST_CHANGE}
-        no_rise = {NO_CHANGE: (clean_end - blur_end).abs() < SMALLEST_CHANGE}
+        no_fall, no_rise = close_ends(clean_end, grey_end), close_ends(clean_end, blur_end)
         return {
             "insertion_auc": column(insertion, undefined),
             "deletion_auc": column(deletion, undefined),

@@ -9,10 +9,8 @@ from ..bench.contract import BadInputError, Batch, Column, Context, Explanation,
 from ..models.perturb import mean_colour
 from ._maps import CONSTANT_MAP, NOT_FINITE, column, finite_rows, in_float64, is_constant
 from ._removal import Features, area, cuts, feature_values, joined, ranks, responses_without
-from ._responses import clean_logits, logits_of, target_probability
+from ._responses import clean_logits, close_ends, logits_of, target_probability
 
-NO_CHANGE = "both ends of the curve have the same probability"
-SMALLEST_CHANGE = 1e-6
 PAPER = Paper(
     "On pixel-wise explanations for non-linear classifier decisions by layer-wise relevance propagation",
     2015,
@@ -32,7 +30,7 @@ def _columns(feature: str) -> tuple[Column, ...]:
     )
 
 
-@metric("pixel_flipping", columns=_columns("pixel"), version=1, paper=PAPER, queries_model=True)
+@metric("pixel_flipping", columns=_columns("pixel"), version=2, paper=PAPER, queries_model=True)
 class PixelFlipping(Metric):
     """Areas under the softmax probability of the target over the share of pixels that took the mean colour.
 
@@ -56,7 +54,7 @@ class PixelFlipping(Metric):
         return _flipped(model, batch, explanation, ctx, "pixels", self.steps)
 
 
-@metric("patch_flipping", columns=_columns("patch"), version=1, paper=PAPER, queries_model=True)
+@metric("patch_flipping", columns=_columns("patch"), version=2, paper=PAPER, queries_model=True)
 class PatchFlipping(Metric):
     """:class:`PixelFlipping` with patches in place of pixels: nothing is interpolated, and no patch is torn apart.
 
@@ -87,7 +85,7 @@ def _flipped(
     morf, lerf = (area(curve, counts) for curve in curves)
     fall = clean - grey
     undefined = {NOT_FINITE: broken, CONSTANT_MAP: is_constant(values)}
-    flat = undefined | {NO_CHANGE: fall.abs() < SMALLEST_CHANGE}
+    flat = undefined | close_ends(clean, grey)
     name = {"patches": "patch", "pixels": "pixel"}[features]
     return {
         f"{name}_morf_auc": column(morf, undefined),

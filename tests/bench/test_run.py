@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,10 @@ import pandas as pd
 import pytest
 
 from vitxai.bench.cell_run import Event
-from vitxai.bench.collect import COST_TYPES, SCORE_TYPES
+from vitxai.bench.collect import COST_TYPES, SCORE_TYPES, _plain_costs
 from vitxai.bench.contract import BadInputError, datasets
 from vitxai.bench.local import LocalWorker
+from vitxai.bench.report import RunFiles, write_report
 from vitxai.bench.run import RunResult
 from vitxai.bench.store import Store
 
@@ -128,6 +131,14 @@ class TestOtherFiles:
         assert table.loc["tiny_fitted", "parameters"] == 4  # its bias
         assert (costs["machine"] == costs["machine"].iloc[0]).all()
 
+    def test_the_report_of_the_run_at_hand_is_that_of_its_files(self, result: RunResult, tmp_path: Path) -> None:
+        folders = [tmp_path / "at_hand", tmp_path / "files"]
+        for folder in folders:
+            shutil.copytree(result.out, folder)
+        write_report(folders[0], RunFiles(folders[0], result.scores, result.costs, result.facts))
+        for path in write_report(folders[1]):
+            assert path.read_bytes() == (folders[0] / path.relative_to(folders[1])).read_bytes()
+
     def test_run_json_names_all_that_the_numbers_hang_on(self, result: RunResult) -> None:
         facts = json.loads((result.out / "run.json").read_text())
         assert facts["suite"]["boards"][0]["dataset"] == "tiny_squares"
@@ -189,7 +200,10 @@ class TestReuse:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.delattr(LocalWorker, "open")
-        again = run_tiny(make_suite(models=MODELS, costs=True), folder)
+        read: list[Event] = []
+        again = run_tiny(make_suite(models=MODELS, costs=True), folder, workers=2, on_event=read.append)
+        cells = [event.cell for event in read if not event.closed]
+        assert sum(one != next for one, next in pairwise(cells)) == MODELS - 1  # one cell after the other
         assert {how for hows in again.counts["kinds"].values() for how in hows} == {"reused", "refused"}
         pd.testing.assert_frame_equal(again.scores, result.scores)
         pd.testing.assert_frame_equal(again.costs, result.costs)
@@ -243,6 +257,16 @@ class TestReuse:
         again = run_tiny(make_suite(models=MODELS), folder)
         assert set(again.scores["status"]) == {"ok", "unsupported"}
         pd.testing.assert_frame_equal(again.scores, result.scores)
+
+
+def test_the_plain_forward_has_the_costs_that_some_explainer_is_a_multiple_of() -> None:
+    free = {"latency_ms": 1.0, "latency_ratio": 0.5, "gflops": 0.0, "flops_ratio": 0.0}
+    assert _plain_costs([free], parameters=7) == {
+        "latency_ms": 2.0, "latency_ratio": 1.0, "forwards": 1.0, "backwards": 0.0, "parameters": 7.0,
+        "parameters_ratio": 1.0,
+    }  # fmt: skip
+    dear = {**free, "gflops": 3.0, "flops_ratio": 1.5}
+    assert _plain_costs([free, dear], parameters=7)["gflops"] == 2.0
 
 
 def test_a_target_policy_by_label(make_suite: Callable, run_tiny: Callable, tmp_path: Path) -> None:

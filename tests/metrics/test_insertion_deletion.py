@@ -38,7 +38,18 @@ def test_hand_computed_deletion(linear, batch_of, ctx):
     assert got["deletion_auc_normalised"].values[0] == pytest.approx((area - 0.5) / (curve[0] - 0.5), abs=1e-5)
     # A constant image is its own blur: insertion stays at the clean probability and has nothing to normalise by.
     assert got["insertion_auc"].values[0] == pytest.approx(curve[0], abs=1e-6)
-    assert got["insertion_auc_normalised"].reasons == ("both ends of the curve have the same probability",)
+    assert got["insertion_auc_normalised"].reasons == ("the ends of the curve differ by less than 0.05",)
+
+
+@pytest.mark.parametrize(("logit", "defined"), [(0.15, False), (0.25, True)])
+def test_ends_that_are_close_normalise_nothing(linear, batch_of, ctx, logit, defined):
+    """p falls from .537 or .562 to .5."""
+    model = linear(torch.full((2, 2), logit / 4), patch=4)
+    explanation = Explanation(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), "token", model.geometry)
+    batch = batch_of(1, (8, 8), inputs=torch.ones(1, 3, 8, 8))
+    got = InsertionDeletion(steps=4, sigma=0.5).score(model, batch, explanation, ctx)
+    assert np.isfinite(got["deletion_auc"].values[0])
+    assert np.isfinite(got["deletion_auc_normalised"].values[0]) == defined
 
 
 def test_hand_computed_order_and_counts():
@@ -53,6 +64,7 @@ def test_agrees_with_a_plain_loop(vit, vit_batch, random_maps, ctx):
     explanation = random_maps(8)
     got = InsertionDeletion(steps=5, sigma=0.75).score(vit, vit_batch, explanation, ctx)
     soft = blurred(vit_batch.inputs, sigma=6.0)
+    defined = 0
     for row in range(8):
         order = np.argsort(-explanation.native[row].flatten().numpy(), kind="stable")
         counts = [round(i * 16 / 5) for i in range(6)]
@@ -72,8 +84,11 @@ def test_agrees_with_a_plain_loop(vit, vit_batch, random_maps, ctx):
         assert got["deletion_auc"].values[row] == pytest.approx(np.trapezoid(removed, fractions), abs=1e-5)
         assert got["insertion_auc"].values[row] == pytest.approx(np.trapezoid(inserted, fractions), abs=1e-5)
         span = inserted[-1] - inserted[0]
-        expected = (np.trapezoid(inserted, fractions) - inserted[0]) / span
-        assert got["insertion_auc_normalised"].values[row] == pytest.approx(expected, rel=1e-3)
+        expected = (np.trapezoid(inserted, fractions) - inserted[0]) / span if abs(span) >= 0.05 else np.nan
+        normalised = got["insertion_auc_normalised"].values[row]
+        assert normalised == pytest.approx(expected, rel=1e-3, nan_ok=True)
+        defined += np.isfinite(normalised)
+    assert defined
 
 
 def test_forwards_are_as_documented(vit, vit_batch, random_maps, ctx):

@@ -203,6 +203,14 @@ def test_costs_are_means_over_models(made, columns) -> None:
     assert board.cost_names == ("forwards", "gflops", "latency_ms")
 
 
+def test_costs_that_the_plain_forward_lacks_stand_in_the_explainers_order(made, columns) -> None:
+    costs = made.costs()
+    costs = costs[(costs["explainer"] != "") | (costs["column"] != "forwards")]
+    board = table(made.scores(), columns, costs)
+    assert "forwards" not in board.plain_costs
+    assert board.cost_names == ("forwards", "gflops", "latency_ms")
+
+
 def test_the_short_table_has_named_columns_and_one_of_each_other_metric() -> None:
     def column(metric: str, name: str) -> ColumnFacts:
         return ColumnFacts(metric, name, "higher", (0, 1), False, "")
@@ -212,5 +220,7 @@ def test_the_short_table_has_named_columns_and_one_of_each_other_metric() -> Non
         column("localisation", "auroc"),
         column("mine", "a"),
         column("mine", "b"),
+        column("infidelity", "infidelity"),  # in the map's units
+        column("infidelity", "infidelity_normalised"),
     ]
-    assert headline_columns(columns) == {columns[0], columns[2]}
+    assert headline_columns(columns) == {columns[0], columns[2], columns[5]}
