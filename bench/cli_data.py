@@ -89,11 +89,11 @@ def _list() -> None:
 
 
 def _lines(key: str, value: str | tuple[str, ...]) -> Iterator[str]:
-    """``key       text``, wrapped; a layout keeps its lines."""
+    """``key       text``, wrapped, addresses whole; a layout keeps its lines."""
     texts = (value,) if isinstance(value, str) else value
     for text in texts:
         parts = text.splitlines() if key == "layout" else [text]
-        rows = [row for part in parts for row in textwrap.wrap(part, WIDTH - INDENT)]
+        rows = [row for part in parts for row in textwrap.wrap(part, WIDTH - INDENT, break_on_hyphens=False)]
         for index, row in enumerate(rows):
             yield f"{key if index == 0 else '':<{INDENT}}{row}".rstrip()
 
@@ -121,5 +121,6 @@ def _told(inventory: Inventory) -> Iterator[str]:
 
 
 def _few(names: list[str] | tuple[str, ...]) -> str:
+    """The first names; ImageNet's hold commas."""
     more = len(names) - SHOWN_CLASSES
-    return ", ".join(names[:SHOWN_CLASSES]) + (f" and {more} more" if more > 0 else "")
+    return "; ".join(names[:SHOWN_CLASSES]) + (f" and {more} more" if more > 0 else "")

@@ -19,7 +19,7 @@ from .check import REGISTRIES
 from .contract import Explainer, Spec, Split, UnknownNameError, VitxaiError
 from .contract.registry import import_file
 from .data_facts import recipe_of
-from .suite import EVERYTHING, Board, Suite
+from .suite import EVERYTHING, SUITES, Board, Suite
 
 State = Literal["ok", "note", "fail"]
 PluginKind = Literal["explainer", "metric"]
@@ -200,11 +200,17 @@ def _model(spec: Spec, suite: str) -> Symptom:
     try:
         model = load_model(spec)
     except (VitxaiError, OSError) as error:
-        hint = f"The head of suite {suite} may say how it is made." if spec.name == "file" else _weights_size(spec)
+        hint = f"The head of {_file(suite)} may say how it is made." if spec.name == "file" else _weights_size(spec)
         return Symptom(what, "fail", f"{error} {hint}".rstrip())
     size = sum(parameter.numel() for parameter in model.module.parameters())
     shape = f"{model.channels}x{model.input_size[0]}x{model.input_size[1]}"
     return Symptom(what, "ok", f"input {shape}, {size / 1e6:.2f} M parameters, weights {model.weights_hash[:12]}")
+
+
+def _file(suite: str) -> str:
+    """Of a suite that comes with the project; whose own it is knows the path."""
+    file = SUITES / f"{suite}.toml"
+    return str(file) if file.is_file() else "the suite's file"
 
 
 def _weights_size(spec: Spec) -> str:

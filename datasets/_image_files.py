@@ -36,16 +36,25 @@ def pictures_in(folder: Path) -> dict[str, Path]:
     Raises:
         BadInputError: two files share a stem, so that one id would mean two pictures.
     """
-    found: dict[str, Path] = {}
+    found = pictures_by_stem(folder)
+    for first, *others in found.values():
+        if others:
+            raise BadInputError(f"{first.name} and {others[0].name} in {folder} share one id; rename one of them.")
+    return {stem: first for stem, (first, *_) in found.items()}
+
+
+def pictures_by_stem(folder: Path) -> dict[str, list[Path]]:
+    """Image files directly in a folder by their stem, in name order; several files may share one."""
+    found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
-            continue
-        if path.stem in found:
-            raise BadInputError(
-                f"{found[path.stem].name} and {path.name} in {folder} share one id; rename one of them."
-            )
-        found[path.stem] = path
+        if _is_picture(path):
+            found.setdefault(path.stem, []).append(path)
     return found
+
+
+def holds_pictures(folder: Path) -> bool:
+    """Whether an image file lies directly in a folder."""
+    return any(map(_is_picture, folder.iterdir()))
 
 
 def read_rgb(path: Path, size: int, fit: Fit) -> NDArray[np.float32]:
@@ -115,12 +124,24 @@ def check_same_size(picture: Path, mask: Path) -> None:
 
 
 def file_facts(paths: Iterable[Path], root: Path) -> list[str]:
-    """Name, bytes and modification time of each file: what a content hash is made of."""
+    """Name, bytes and modification time of each file: what a content hash is made of.
+
+    Of a file that cannot be looked at (a dangling link, a link in a circle) the name and that fact.
+    """
     facts = []
     for path in paths:
-        stat = path.stat()
-        facts.append(f"{path.relative_to(root).as_posix()}\0{stat.st_size}\0{stat.st_mtime_ns}")
+        name = path.relative_to(root).as_posix()
+        try:
+            stat = path.stat()
+        except OSError:
+            facts.append(f"{name}\0unreadable")
+        else:
+            facts.append(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}")
     return facts
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def _open(path: Path) -> Image.Image:

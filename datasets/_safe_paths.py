@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,8 +19,7 @@ def inside(path: Path, root: Path) -> Path:
         real, base = path.resolve(strict=True), root.resolve(strict=True)
         leads_out, size = not real.is_relative_to(base), real.stat().st_size
     except (OSError, RuntimeError) as error:
-        reason = "it is a symlink that runs in circles" if path.is_symlink() else _reason(error)
-        raise BadInputError(f"{path} cannot be opened: {reason}.") from error
+        raise BadInputError(f"{path} cannot be opened: {_reason(error, path)}.") from error
     if leads_out:
         raise BadInputError(f"{path} leads out of {root}, to {real}; copy the file into the folder.")
     if not real.is_file():
@@ -50,5 +50,9 @@ def files_in(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
     ]
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, path: Path) -> str:
+    if path.is_symlink() and isinstance(error, FileNotFoundError):
+        return "it is a symlink to a file that is not there"
+    if isinstance(error, RuntimeError) or getattr(error, "errno", None) == errno.ELOOP:
+        return "it is a symlink that runs in circles"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

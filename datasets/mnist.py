@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
+import zlib
 from collections.abc import Sequence
 from functools import cached_property
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..bench.contract import BadInputError, Dataset, DatasetInfo, Sample, Split, dataset
+from ._catalogue import Recipe
 from ._file_splits import LEARNING, Splits, fingerprint, split_by_hash
 from ._image_files import file_facts, folder_at
+from ._safe_paths import inside
 
 UNSIGNED_BYTE = 0x08
+MAX_BYTES = 1 << 30
+"""Of an unpacked array; MNIST's largest has 47 MB."""
 PARTS = ("train", "t10k")
+DIGITS = tuple(str(digit) for digit in range(10))
 
 
 @dataset("mnist")
@@ -32,20 +40,36 @@ class Mnist(Dataset):
             learn and train is absent.
 
     Raises:
-        BadInputError: a file is missing, damaged, or its counts disagree.
+        BadInputError: a file is missing, damaged or a symlink to elsewhere, its counts disagree, or a label is above 9.
     """
 
+    recipe: ClassVar[Recipe] = Recipe(
+        title="MNIST, or a relative of ten classes in its files",
+        get=(
+            "Fetch the four files {train,t10k}-{images-idx3,labels-idx1}-ubyte.gz from "
+            "https://ossci-datasets.s3.amazonaws.com/mnist/, torchvision's mirror; the t10k ones suffice for a run."
+        ),
+        layout=(
+            "t10k-images-idx3-ubyte[.gz], t10k-labels-idx1-ubyte[.gz]     test\n"
+            "train-images-idx3-ubyte[.gz], train-labels-idx1-ubyte[.gz]   optional: fit and validation"
+        ),
+        size="12 MB; 60,000 learning and 10,000 test digits of 28 x 28",
+        licence="CC BY-SA 3.0",
+        citation="LeCun, Cortes, Burges, The MNIST database of handwritten digits, 1998",
+        lacks="masks, band truth",
+        notes=("Without the train files methods have nothing to learn from; splits=hash divides t10k 60 : 20 : 20.",),
+    )
     path: Path
     splits: Literal["files", "hash"] = "files"
 
     def info(self) -> DatasetInfo:
         """Ten digits, one channel in [0,1]."""
         return DatasetInfo(
-            classes=tuple(str(digit) for digit in range(10)),
+            classes=DIGITS,
             channels=1,
             has=frozenset({"labels"}),
-            licence="CC BY-SA 3.0",
-            citation="LeCun, Cortes, Burges, The MNIST database of handwritten digits, 1998",
+            licence=self.recipe.licence,
+            citation=self.recipe.citation,
         )
 
     def ids(self, split: Split, count: int | None = None) -> Sequence[str]:
@@ -89,6 +113,8 @@ class Mnist(Dataset):
         images, labels = read_idx(pictures, axes=3), read_idx(digits, axes=1)
         if len(images) != len(labels):
             raise BadInputError(f"{pictures} holds {len(images)} images, but {digits} holds {len(labels)} labels.")
+        if len(wrong := np.flatnonzero(labels >= len(DIGITS))):
+            raise BadInputError(f"{digits} has label {labels[wrong[0]]} in row {wrong[0]}; labels are 0 to 9.")
         return images, labels
 
     @cached_property
@@ -102,30 +128,38 @@ class Mnist(Dataset):
 
 
 def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
-    """The array of an idx file of unsigned bytes with this many axes.
+    """The array of an idx file of unsigned bytes with this many axes; no more is unpacked than its header announces.
 
     Raises:
-        BadInputError: no idx file, another element type or number of axes, or a truncated body.
+        BadInputError: no idx file, another element type or number of axes, more than ``MAX_BYTES``, or a body of
+            another length.
     """
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return _array(file, path, axes)
+    except (OSError, EOFError, zlib.error) as error:
         raise BadInputError(f"{path} cannot be read: {error}. Fetch the file again.") from error
-    header = 4 + 4 * axes
-    if len(data) < header or data[:4] != bytes((0, 0, UNSIGNED_BYTE, axes)):
+
+
+def _array(file: BufferedIOBase, path: Path, axes: int) -> NDArray[np.uint8]:
+    header = file.read(4 + 4 * axes)
+    if len(header) < 4 + 4 * axes or header[:4] != bytes((0, 0, UNSIGNED_BYTE, axes)):
         raise BadInputError(
-            f"{path} is no idx file of unsigned bytes with {axes} axes; it begins with {data[:4].hex(' ')}."
+            f"{path} is no idx file of unsigned bytes with {axes} axes; it begins with {header[:4].hex(' ')}."
         )
-    shape = struct.unpack(f">{axes}I", data[4:header])
-    if len(data) - header != int(np.prod(shape)):
-        raise BadInputError(
-            f"{path} announces shape {shape}, but holds {len(data) - header} bytes. Fetch the file again."
-        )
-    return np.frombuffer(data, dtype=np.uint8, offset=header).reshape(shape)
+    shape = struct.unpack(f">{axes}I", header[4:])
+    size = math.prod(shape)
+    if size > MAX_BYTES:
+        raise BadInputError(f"{path} announces shape {shape}, {size / 1e9:.1f} GB; at most {MAX_BYTES / 1e9:.1f} GB.")
+    body = file.read(size + 1)
+    if len(body) != size:
+        held = f"{len(body)} bytes" if len(body) < size else "more"
+        raise BadInputError(f"{path} announces shape {shape}, but holds {held}. Fetch the file again.")
+    return np.frombuffer(body, dtype=np.uint8).reshape(shape)
 
 
 def _idx_file(root: Path, part: str, kind: str) -> Path | None:
     for name in (f"{part}-{kind}-ubyte", f"{part}-{kind}-ubyte.gz"):
         if (root / name).is_file():
-            return root / name
+            return inside(root / name, root)
     return None

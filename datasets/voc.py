@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from ..bench.contract import DatasetInfo, dataset
+from ._catalogue import Recipe
 from ._image_files import Fit
 from ._voc_layout import VocLayout
 
@@ -38,6 +39,21 @@ class Voc(VocLayout):
         BadInputError: a folder, file, mask value or name does not fit; the text names it.
     """
 
+    recipe: ClassVar[Recipe] = Recipe(
+        title="your own pictures with masks, in the Pascal VOC layout",
+        get="Export your annotations as palette masks in this layout; nothing has to be fetched.",
+        layout=(
+            "JPEGImages/x.jpg ...\n"
+            "SegmentationClass/x.png ...                  one value a pixel: 0 background, 255 void\n"
+            "ImageSets/Segmentation/train.txt, val.txt    optional: the split\n"
+            "class_names.txt                              optional: names of the values 1, 2, ..."
+        ),
+        size="yours",
+        licence="of the files at this path",
+        citation="the files' own; the layout: Everingham et al., The PASCAL VOC Challenge, IJCV 2010",
+        lacks="band truth",
+        notes=("The published VOC 2012 has a reader of its own, voc2012.",),
+    )
     path: Path
     labels: Literal["mask", "prefix"] = "mask"
     classes: str = ""
@@ -52,6 +68,6 @@ class Voc(VocLayout):
             classes=self._class_names,
             channels=3,
             has=frozenset({"labels", "mask", "ignore"}),
-            licence="of the files at this path",
+            licence=self.recipe.licence,
             citation=f"{self.path.name}, in the layout of Everingham et al., The PASCAL VOC Challenge, IJCV 2010",
         )

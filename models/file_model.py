@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,13 @@ import torch
 from timm.layers import Attention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from ..bench.contract import BadInputError, Model
 from .checkpoint import Checkpoint, read_checkpoint
 from .handle import wrap
+
+TOLD_CLASSES = 5
 
 
 @dataclass(frozen=True)
@@ -78,15 +82,35 @@ def read_tensors(path: Path) -> Any:
     """What ``torch.save`` wrote, tensors and plain containers only, memory-mapped where the format allows.
 
     Raises:
-        BadInputError: the file is unreadable, or would run code when unpickled.
+        BadInputError: the file is unreadable, or would run code when unpickled; the text names the classes.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except pickle.UnpicklingError as error:
+        # Not `from error`, here and below: torch's text advises to switch this safety off.
+        raise BadInputError(f"{path} {_beside_tensors(path, error)}") from None
+    except Exception as error:  # of a truncated or damaged file torch raises errors of ten kinds
+        reason = str(error).splitlines()[0].partition(". ")[0] if str(error) else "it ends early"
         raise BadInputError(
-            f"{path} could not be read as tensors only ({type(error).__name__}: {str(error).splitlines()[0]}); save "
-            "state dictionaries, not whole modules."
-        ) from error
+            f"{path} could not be read as tensors only ({type(error).__name__}: {reason}). Fetch it again if it is "
+            'truncated or damaged; of a whole model save torch.save({"state_dict": model.state_dict()}, FILE).'
+        ) from None
+
+
+def _beside_tensors(path: Path, error: pickle.UnpicklingError) -> str:
+    """What a file holds that must not be unpickled, and what to do about it."""
+    try:
+        classes = sorted(get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # no zip archive, or a damaged one: torch's error may name the first class
+        classes = re.findall(r"Unsupported global: GLOBAL (\S+)", str(error))
+    if not classes:
+        return "is no file of tensors that torch.save wrote, or is damaged; fetch or save it again."
+    more = f" and {len(classes) - TOLD_CLASSES} more" if len(classes) > TOLD_CLASSES else ""
+    return (
+        f"does not hold tensors only, but also {', '.join(classes[:TOLD_CLASSES])}{more}; unpickling these could run "
+        "code, so it is refused. In the environment that made the file, save its weights alone: "
+        'torch.save({"state_dict": model.state_dict()}, FILE), or as safetensors.'
+    )
 
 
 def file_hash(path: Path) -> str:

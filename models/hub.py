@@ -55,8 +55,9 @@ def hub_snapshot(repository: str, online: bool, patterns: Sequence[str] = ("conf
             name, revision=revision or None, allow_patterns=list(patterns), local_files_only=not online
         )
     except (OSError, ValueError) as error:
+        reason = str(error).partition(" To enable")[0]  # the library goes on with an argument that nobody can pass here
         raise BadInputError(
-            f"repository {name} is not in the cache {constants.HF_HUB_CACHE}: {error} On a machine with a network run "
+            f"repository {name} is not in the cache {constants.HF_HUB_CACHE}: {reason} On a machine with a network run "
             f"`hf download {name}`, or add online=true; on one without, copy the folder and name it instead of the "
             "repository (timm: id=local-dir:FOLDER, transformers: path=FOLDER)."
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from vitxai.bench.data_facts import needed, recipe_of, take_stock
 from vitxai.datasets._catalogue import Recipe
 
 WITH_RECIPE = (
-    "csv", "cubes", "hyperleaf2024", "indian_pines", "jasper_ridge", "pavia_university", "salinas", "samson",
-    "tomato_bls",
+    "csv", "cubes", "folder", "hyperleaf2024", "indian_pines", "jasper_ridge", "mnist", "pavia_university", "salinas",
+    "samson", "tomato_bls", "voc",
 )  # fmt: skip
 
 
@@ -40,8 +41,9 @@ def cubes(tmp_path: Path) -> Path:
 def test_all_data_sets_are_listed() -> None:
     result = bench("data")
     assert result.exit_code == 0
-    for name in (*WITH_RECIPE, "leaves", "glyphs", "voc"):
+    for name in (*WITH_RECIPE, "leaves", "glyphs"):
         assert name in result.stdout
+    assert "``" not in result.stdout
 
 
 @pytest.mark.parametrize("name", WITH_RECIPE)
@@ -56,6 +58,7 @@ def test_recipes_are_complete(name: str) -> None:
         assert f"\n{key}" in f"\n{result.stdout}"
     assert f"Check what you have: bench data {name} --path" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 112
+    assert set(re.findall(r"https://\S+", recipe.get)) <= set(result.stdout.split())
 
 
 def test_sets_without_truth_say_so() -> None:
@@ -66,7 +69,7 @@ def test_sets_without_truth_say_so() -> None:
 def test_what_is_there_is_counted(cubes: Path) -> None:
     result = bench("data", "cubes", "--path", cubes)
     assert result.exit_code == 0
-    assert "2: sick, well" in result.stdout
+    assert "2: sick; well" in result.stdout
     assert "3, 500 to 700 nm" in result.stdout
     assert "25.0 % of the pixels" in result.stdout
     assert "left out    1 files:" in result.stdout
@@ -127,4 +130,4 @@ def test_unknown_names_are_refused() -> None:
 def test_jasper_ridge_is_counted(real_data: Path) -> None:
     result = bench("data", "jasper_ridge", "--path", real_data / "hsi", "--read", 0)
     assert result.exit_code == 0
-    assert "4: tree, water, dirt, road" in result.stdout
+    assert "4: tree; water; dirt; road" in result.stdout

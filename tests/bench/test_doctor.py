@@ -11,7 +11,7 @@ from vitxai.bench import doctor
 from vitxai.bench.cli import app
 from vitxai.bench.contract import BadInputError
 from vitxai.bench.doctor import Symptom, examine
-from vitxai.bench.suite import load_suite
+from vitxai.bench.suite import SUITES, load_suite
 
 
 def by_name(symptoms: list[Symptom]) -> dict[str, Symptom]:
@@ -79,7 +79,8 @@ def test_a_suite_is_loaded_to_its_last_name(tmp_path: Path) -> None:
     there = found["model timm,id=test_vit,random=true"]
     assert there.state == "ok"
     assert there.text.startswith("input 3x160x160, 0.37 M parameters, weights ")
-    assert "no checkpoint at gone.safetensors" in found["model file,path=gone.safetensors"].text
+    gone = found["model file,path=gone.safetensors"].text
+    assert "no checkpoint at gone.safetensors. The head of the suite's file may say how it is made." in gone
     assert found["data set flowers102,path=no/such/folder"].state == "fail"
 
 
@@ -120,6 +121,6 @@ def test_the_command_looks_at_a_suite_on_other_data_too(tmp_path: Path) -> None:
         CliRunner().invoke(app, words, catch_exceptions=False)
     result = CliRunner().invoke(app, [*words, "--suite", "smoke"], catch_exceptions=False)
     assert result.exit_code == 1
-    assert "no checkpoint at gone.safetensors" in result.output
+    assert f"no checkpoint at gone.safetensors. The head of {SUITES / 'smoke.toml'} may say" in result.output
     assert "data set voc,path=gone" in result.output
     assert "data set glyphs" not in result.output

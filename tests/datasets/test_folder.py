@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,8 @@ from PIL import Image
 
 from vitxai.bench.check import check_plugin
 from vitxai.bench.contract import BadInputError, Dataset, Spec, datasets
+from vitxai.bench.data_facts import take_stock
+from vitxai.bench.sample_cache import SampleCache
 
 
 def folder(path: Path, **params: str) -> Dataset:
@@ -122,11 +127,101 @@ def test_crop_keeps_the_aspect_ratio(tmp_path: Path) -> None:
     assert cropped[:, :, 2:-2].min() > 0.9
 
 
-def test_files_that_share_a_stem_are_refused(tmp_path: Path) -> None:
+def test_files_that_share_a_stem_are_left_out(pets: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = {id for split in ("fit", "validation", "test") for id in folder(pets).ids(split)}
+    picture(pets / "cat" / "1.bmp")
+    data = folder(pets)
+    with caplog.at_level(logging.WARNING):
+        assert {id for split in ("fit", "validation", "test") for id in data.ids(split)} == before - {"cat/1"}
+    assert "leaves out 2 files" in caplog.text
+    twins = [str(pets / "cat" / name) for name in ("1.bmp", "1.png")]
+    left = take_stock(Spec("folder", {"path": str(pets), "size": "16"})).left_out
+    assert list(left) == twins
+    assert left[twins[0]] == f"{twins[0]} shares its id with 1.png; rename or remove one of them."
+    with pytest.raises(BadInputError, match=r"1\.bmp shares its id with 1\.png.* 2 such in all"):
+        folder(pets, strict="true").ids("test")
+
+
+def test_a_folder_of_nothing_but_twins_is_refused(tmp_path: Path) -> None:
     picture(tmp_path / "cat" / "1.png")
     picture(tmp_path / "cat" / "1.bmp")
-    with pytest.raises(BadInputError, match=r"1\.bmp and 1\.png .* share one id"):
+    with pytest.raises(BadInputError, match=r"no pictures below .*1\.bmp shares its id with 1\.png"):
         folder(tmp_path).ids("test")
+
+
+def test_a_picture_of_two_masks_is_left_out(pets: Path) -> None:
+    for name in ("3.png", "3.bmp", "4.png"):
+        (pets / "masks" / "cat").mkdir(parents=True, exist_ok=True)
+        Image.new("L", (16, 16), 255).save(pets / "masks" / "cat" / name)
+    data = folder(pets)
+    assert data.sample("cat/4").mask is not None
+    with pytest.raises(BadInputError, match=r"3\.bmp shares its id with 3\.png"):
+        data.sample("cat/3")
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"), [("loop.png", "that runs in circles"), ("nothing.png", "to a file that is not there")]
+)
+def test_links_to_nowhere_leave_their_sample_out(pets: Path, target: str, reason: str) -> None:
+    before = folder(pets, splits="test").content_hash()
+    (pets / "cat" / "loop.png").symlink_to(target)
+    data = folder(pets, splits="test")
+    assert data.content_hash() == folder(pets, splits="test").content_hash() != before
+    spec = Spec("folder", {"path": str(pets), "size": "16", "splits": "test"})
+    ids, faults = SampleCache(data, spec, None).readable(data.ids("test"))
+    assert len(ids) == 24
+    assert list(faults) == ["cat/loop"]
+    assert f"loop.png cannot be opened: it is a symlink {reason}." in faults["cat/loop"]
+
+
+def test_links_of_masks_to_nowhere_leave_their_sample_out(pets: Path) -> None:
+    (pets / "masks" / "cat").mkdir(parents=True)
+    (pets / "masks" / "cat" / "3.png").symlink_to("3.png")
+    data = folder(pets)
+    assert data.content_hash()
+    with pytest.raises(BadInputError, match=r"3\.png cannot be opened: it is a symlink that runs in circles"):
+        data.sample("cat/3")
+
+
+def test_empty_folders_and_links_to_elsewhere_are_no_classes(
+    pets: Path, tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = folder(pets)
+    ids, facts = before.ids("test"), before.content_hash()
+    outside = tmp_path_factory.mktemp("outside")
+    picture(outside / "1.png")
+    (pets / "ape").mkdir()
+    (pets / "bird").symlink_to(outside)
+    (pets / "cow").symlink_to(pets)
+    data = folder(pets)
+    with caplog.at_level(logging.WARNING):
+        assert data.info().classes == ("cat", "dog")
+    assert "no class, for want of pictures: ape" in caplog.text
+    assert (data.ids("test"), data.content_hash()) == (ids, facts)
+    left = take_stock(Spec("folder", {"path": str(pets), "size": "16"})).left_out
+    assert list(left) == [str(pets / name) for name in ("bird", "cow")]
+    assert "bird leads out of" in left[str(pets / "bird")]
+    assert folder(pets, classes="ape+dog").sample("dog/3").label == 1  # an empty folder may be named: logits have it
+    with pytest.raises(BadInputError, match=r"no class folder bird; it has ape, cat, dog\. .*bird leads out of"):
+        folder(pets, classes="bird").info()
+    with pytest.raises(BadInputError, match="bird leads out of"):
+        folder(pets, strict="true").ids("test")
+
+
+def test_a_folder_that_one_split_lacks_keeps_its_label(tmp_path: Path) -> None:
+    for path in ("train/ape/1.png", "train/dog/1.png", "test/dog/2.png"):
+        picture(tmp_path / path)
+    (tmp_path / "test" / "ape").mkdir()
+    data = folder(tmp_path)
+    assert data.info().classes == ("ape", "dog")
+    assert data.sample("test/dog/2").label == 1
+
+
+def test_classes_are_sorted_as_text(tmp_path: Path) -> None:
+    for number in (0, 1, 2, 10):
+        picture(tmp_path / str(number) / "x.png")
+    assert folder(tmp_path).info().classes == ("0", "1", "10", "2")
+    assert folder(tmp_path, classes="0+1+2+10").info().classes == ("0", "1", "2", "10")
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
@@ -156,6 +251,9 @@ def test_cifar_folders(real_data: Path) -> None:
 
 def idx(values: np.ndarray) -> bytes:
     return struct.pack(f">4B{values.ndim}I", 0, 0, 8, values.ndim, *values.shape) + values.tobytes()
+
+
+PACKED = gzip.compress(idx(np.zeros((3, 2, 2), dtype=np.uint8)))
 
 
 @pytest.fixture
@@ -204,12 +302,43 @@ def test_rows_of_t10k_serve_all_splits_where_methods_have_to_learn(digits: Path)
         ("t10k-labels-idx1-ubyte", b"<html>", "no idx file of unsigned bytes"),
         ("t10k-labels-idx1-ubyte", idx(np.zeros(3, dtype=np.uint8))[:-1], r"announces shape \(3,\), but holds 2 bytes"),
         ("t10k-images-idx3-ubyte.gz", b"not gzip", r"t10k-images-idx3-ubyte\.gz cannot be read"),
+        ("t10k-images-idx3-ubyte.gz", PACKED[:10] + b"\xff" * 20, r"idx3-ubyte\.gz cannot be read: Error -3"),
+        ("t10k-images-idx3-ubyte.gz", PACKED[:-9], r"idx3-ubyte\.gz cannot be read: Compressed file ended"),
+        ("t10k-labels-idx1-ubyte", idx(np.array([7, 10, 1], dtype=np.uint8)), "idx1-ubyte has label 10 in row 1"),
     ],
 )
 def test_damaged_idx_files_are_named(digits: Path, name: str, content: bytes, text: str) -> None:
     (digits / name).write_bytes(content)
     with pytest.raises(BadInputError, match=text):
         mnist(digits).sample("t10k/00000")
+
+
+def test_no_more_is_unpacked_than_a_header_announces(digits: Path) -> None:
+    """100 MB of zeros in 100 kB behind a header of 12 bytes."""
+    packer = zlib.compressobj(9, wbits=31)
+    parts = [packer.compress(idx(np.zeros((3, 2, 2), dtype=np.uint8)))]
+    parts += [packer.compress(bytes(1 << 20)) for _ in range(100)]
+    (digits / "t10k-images-idx3-ubyte.gz").write_bytes(b"".join([*parts, packer.flush()]))
+    tracemalloc.start()
+    with pytest.raises(BadInputError, match=r"images-idx3-ubyte\.gz announces shape \(3, 2, 2\), but holds more"):
+        mnist(digits).ids("test")
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
+
+
+def test_an_impossible_shape_is_not_read(digits: Path) -> None:
+    header = struct.pack(">4B3I", 0, 0, 8, 3, *[2**32 - 1] * 3)
+    (digits / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(header))
+    with pytest.raises(BadInputError, match=r"announces shape \(4294967295, .*; at most 1\.1 GB"):
+        mnist(digits).ids("test")
+
+
+def test_idx_files_are_no_links_to_elsewhere(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside, file = tmp_path_factory.mktemp("outside") / "labels", digits / "t10k-labels-idx1-ubyte"
+    file.rename(outside)
+    file.symlink_to(outside)
+    with pytest.raises(BadInputError, match="t10k-labels-idx1-ubyte leads out of"):
+        mnist(digits).ids("test")
 
 
 def test_a_folder_without_idx_files_is_refused(tmp_path: Path) -> None:

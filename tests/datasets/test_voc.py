@@ -57,6 +57,12 @@ def test_the_largest_object_is_the_label_and_void_is_ignored(root: Path) -> None
     assert sample.ignore[15, 15]
 
 
+def test_pictures_that_share_a_stem_are_refused(root: Path) -> None:
+    Image.new("RGB", (SIZE, SIZE)).save(root / "JPEGImages" / "a_1.png")
+    with pytest.raises(BadInputError, match=r"a_1\.jpg and a_1\.png in .*JPEGImages share one id"):
+        voc(root).ids("test")
+
+
 def test_pictures_are_rgb_in_unit_range(root: Path) -> None:
     image = voc(root).sample("a_1").input
     assert image.shape == (3, SIZE, SIZE)

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+from argparse import Namespace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -181,10 +182,36 @@ class TestTimm:
         with pytest.raises(BadInputError, match="has 21 classes, so num_classes=4"):
             load_model(f"timm,id={ID},weights={tmp_path / 'w.npz'},num_classes=4")
 
-    def test_pickled_modules_are_refused(self, tmp_path):
-        torch.save(small_vit(), tmp_path / "w.pth")
-        with pytest.raises(BadInputError, match="tensors only"):
+    @pytest.mark.parametrize("zipped", [True, False])
+    def test_pickled_objects_are_refused_by_name(self, tmp_path, zipped):
+        content = {"state_dict": {}, "args": Namespace(epochs=3)}
+        torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+        with pytest.raises(BadInputError, match=r"w\.pth does not hold tensors only, but also argparse\.N") as caught:
             load_model(f"timm,id={ID},weights={tmp_path / 'w.pth'}")
+        assert 'torch.save({"state_dict": model.state_dict()}, FILE), or as safetensors' in str(caught.value)
+        assert "weights_only" not in str(caught.value)
+        assert "\x1b" not in str(caught.value)
+        assert caught.value.__suppress_context__  # neither in the traceback that a run stores
+
+    def test_many_pickled_classes_are_counted(self, tmp_path):
+        torch.save(small_vit(), tmp_path / "w.pth")
+        with pytest.raises(BadInputError, match=r"tensors only, but also .* and \d+ more; unpickling"):
+            load_model(f"timm,id={ID},weights={tmp_path / 'w.pth'}")
+
+    def test_what_torch_did_not_write_is_refused(self, tmp_path):
+        (tmp_path / "w.pth").write_text("<html>not found</html>")
+        with pytest.raises(BadInputError, match=r"w\.pth is no file of tensors that torch\.save wrote") as caught:
+            load_model(f"timm,id={ID},weights={tmp_path / 'w.pth'}")
+        assert "weights_only" not in str(caught.value)
+
+    @pytest.mark.parametrize("zipped", [True, False])
+    def test_truncated_files_are_named(self, tmp_path, zipped):
+        torch.save({"state_dict": {"a": torch.zeros(500)}}, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+        whole = (tmp_path / "w.pth").read_bytes()
+        for length in (0, 1, 40, 150, len(whole) // 2, len(whole) - 30, len(whole) - 1):
+            (tmp_path / "w.pth").write_bytes(whole[:length])
+            with pytest.raises(BadInputError, match=r"w\.pth .*(etch it again|fetch or save it again)"):
+                load_model(f"timm,id={ID},weights={tmp_path / 'w.pth'}")
 
     def test_broken_safetensors_are_refused(self, tmp_path):
         (tmp_path / "w.safetensors").write_bytes(b"no")
