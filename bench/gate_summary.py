@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from . import junit
 from .gate import GateResult
 from .gate_findings import BLOCKING, Finding
+from .report.figures_text import grid
 
 VERDICTS = {
     "ok": "No regression.",
@@ -25,11 +26,9 @@ def as_markdown(result: GateResult) -> str:
         f"{compared} scores of {len(result.checked)} (board, explainer) pairs compared, {result.mode} mode.",
     ]
     if result.findings:
-        rows = ["| | board | explainer | figure | what |", "| --- | --- | --- | --- | --- |"]
-        for finding in sorted(result.findings, key=lambda f: _ORDER.index(f.kind)):
-            cells = (finding.kind, finding.board, finding.explainer, finding.column, " ".join(finding.text.split()))
-            rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        lines.append("\n".join(rows))
+        ranked = sorted(result.findings, key=lambda f: _ORDER.index(f.kind))
+        rows = [(f.kind, f.board, f.explainer, f.column, " ".join(f.text.split())) for f in ranked]
+        lines.append(grid(("", "board", "explainer", "figure", "what"), rows, right=False))
     advice = _advice(result)
     return "\n\n".join([*lines, *([advice] if advice else [])]) + "\n"
 

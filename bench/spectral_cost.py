@@ -25,6 +25,7 @@ from ..models.spectral_backbone import SpectralBackbone, Tokens
 from ..models.spectral_groups import spectral_groups
 from .contract import BadInputError
 from .profile import count_flops, peak_bytes, time_pairs
+from .report.figures_text import grid
 from .speed import cpu_seconds
 
 VNIR = (397.0, 1004.0)
@@ -203,20 +204,19 @@ class _FusedAttention(TorchFunctionMode):
 
 def table(costs: Sequence[Cost]) -> str:
     """Markdown; FLOPs and memory beside those of the first line."""
-    lines = [
-        "| tokens from | tokens | GFLOPs | × | parameters | trained | peak, fused kernel | peak, plain attention | all "
-        "attention maps | time, measured | memory, measured |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    head = (
+        "tokens from", "tokens", "GFLOPs", "×", "parameters", "trained", "peak, fused kernel", "peak, plain attention",
+        "all attention maps", "time, measured", "memory, measured",
+    )  # fmt: skip
+    lines = []
     for one in costs:
         time, memory = ("", "") if one.measured is None else (f"{ratio:.2f} ×" for ratio in one.measured)
-        cells = [
+        lines.append([
             one.name, f"{one.tokens:,}", f"{one.gflops:,.1f}", f"{one.gflops / costs[0].gflops:.2f}",
             f"{one.parameters / 1e6:.2f} M", f"{one.trained:,}", _bytes(one.peak), _bytes(one.explicit_peak),
             _bytes(one.maps), time, memory,
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        ])  # fmt: skip
+    return grid(head, lines)
 
 
 def _bytes(count: int) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -16,63 +14,25 @@ from pydantic import Field
 
 from ..bench.contract import BadInputError, Dataset, DatasetInfo, Sample, Split
 from ._catalogue import Recipe
-from ._cube_files import Axis, CubeHeader, inspect_cube, read_mask_in
-from ._cube_steps import (
-    Cut,
-    Reflectance,
-    Spectrum,
-    check_leaf,
-    is_finite,
-    plan_spectrum,
-    read_reference,
-    read_sample,
-    told,
+from ._cube_files import Axis, inspect_cube
+from ._cube_header import CubeHeader
+from ._cube_listing import (
+    Listing,
+    Usable,
+    check_mask,
+    of_one_spectrum,
+    read_mask,
+    refuse_broken,
+    tell_faults,
+    with_masks,
 )
+from ._cube_steps import Cut, Reflectance, Spectrum, check_leaf, plan_spectrum, read_reference, read_sample
 from ._file_splits import Splits, fingerprint
-from ._image_files import Fit, file_facts, folder_at, read_classes
+from ._image_files import Fit, file_facts, folder_at
 from ._safe_paths import inside
 from ._wavelengths import Nanometres, parse_wavelengths, read_wavelengths
 
-log = logging.getLogger(__name__)
 SIDE_FILES = ("wavelengths.txt", "wavelengths.csv")
-TOLD_FILES = 20
-SAME_NM = 0.05
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A sample that the layout names, before its files are looked at.
-
-    Attributes:
-        path: the cube, for ENVI its header.
-        label: class index; None where unknown.
-        mask: a picture or .npy file of evidence; None where there is none.
-        mask_root: folder that the mask must lie in.
-        traits: continuous truths; None where the data set has none.
-    """
-
-    path: Path
-    label: int | None = None
-    mask: Path | None = None
-    mask_root: Path | None = None
-    traits: tuple[float, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Listing:
-    """Entries by id, and what the layout itself leaves out, by file with the reason."""
-
-    entries: Mapping[str, Entry]
-    faults: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Usable:
-    """An entry whose files were found sound."""
-
-    entry: Entry
-    header: CubeHeader
-    spectrum: Spectrum
 
 
 @dataclass(frozen=True)
@@ -196,7 +156,7 @@ class CubeDataset(Dataset):
                 f"{header.path} holds NaN or infinite values in {int(broken.sum())} pixels; pass check=pixels to leave "
                 "such files out, or nan=zero to ignore such pixels."
             )
-        mask = self._read_mask(usable) if self._has_masks else None
+        mask = read_mask(usable) if self._has_masks else None
         return Sample(
             id=id,
             input=cube,
@@ -241,8 +201,7 @@ class CubeDataset(Dataset):
 
     @cached_property
     def _has_masks(self) -> bool:
-        usable = self._usable.values()
-        return any(one.entry.mask is not None or one.header.has_mask for one in usable)
+        return any(one.has_mask for one in self._usable.values())
 
     @cached_property
     def _looked_at(self) -> tuple[Mapping[str, Usable], Mapping[str, str]]:
@@ -253,29 +212,17 @@ class CubeDataset(Dataset):
                 header = self._header(entry.path)
                 usable[id] = Usable(entry, header, self._spectrum(header))
                 check_leaf(header, usable[id].spectrum.source, self.leaf)
-                self._check_mask(usable[id])
+                check_mask(usable[id], self._root)
                 if self.check == "pixels" and not header.certain:
-                    _refuse_broken(header, header.path.stat().st_mtime_ns, self.nan == "refuse")
+                    refuse_broken(header, header.path.stat().st_mtime_ns, self.nan == "refuse")
             except BadInputError as error:
                 usable.pop(id, None)
                 faults[str(entry.path)] = str(error)
-        usable = self._of_one_spectrum(self._with_masks(usable, faults), faults)
+        usable = of_one_spectrum(usable if self.no_mask == "empty" else with_masks(usable, faults), faults)
         if self._reference and usable:
             self._reference.check(next(iter(usable.values())).spectrum.used)
-        self._tell(faults, len(usable))
+        tell_faults(self.name, self.path, faults, len(usable), self.strict)
         return usable, faults
-
-    def _tell(self, faults: Mapping[str, str], usable: int) -> None:
-        first = next(iter(faults.values()), "")
-        if faults and self.strict:
-            raise BadInputError(f"{first} {len(faults)} bad files in all; without strict=true they are left out.")
-        if not usable:
-            why = f"{len(faults)} files cannot be used, the first: {first}" if faults else "no file is a cube."
-            raise BadInputError(f"{self.name} found nothing to use in {str(self.path)!r}: {why}")
-        for reason in list(faults.values())[:TOLD_FILES]:
-            log.warning("%s leaves a file out: %s", self.name, reason)
-        if len(faults) > TOLD_FILES:
-            log.warning("%s leaves %d more files out; bench data lists them", self.name, len(faults) - TOLD_FILES)
 
     def _header(self, path: Path) -> CubeHeader:
         header = inspect_cube(
@@ -322,35 +269,7 @@ class CubeDataset(Dataset):
     def _targets(self) -> Nanometres:
         return parse_wavelengths(self.resample) if self.resample else ()
 
-    def _with_masks(self, usable: dict[str, Usable], faults: dict[str, str]) -> dict[str, Usable]:
-        """All where no file has a mask or ``no_mask=empty``, else those with one; the others become faults."""
-        masked = {id: one for id, one in usable.items() if one.entry.mask is not None or one.header.has_mask}
-        if not masked or self.no_mask == "empty":
-            return usable
-        for id in usable.keys() - masked.keys():
-            path = usable[id].entry.path
-            faults[str(path)] = f"{path} has no mask, as other files have; add it, or pass no_mask=empty."
-        return masked
-
-    def _of_one_spectrum(self, usable: dict[str, Usable], faults: dict[str, str]) -> dict[str, Usable]:
-        """Those whose bands are the commonest; the others become faults."""
-        kinds = Counter(_bands_of(one) for one in usable.values())
-        if len(kinds) < 2:
-            return usable
-        (count, _), _ = common = kinds.most_common(1)[0]
-        pattern = next(one.spectrum for one in usable.values() if _bands_of(one) == common[0])
-        for id, one in list(usable.items()):
-            if _bands_of(one) != common[0]:
-                theirs = told(one.spectrum.centres) if one.spectrum.centres else f"{len(one.spectrum.low)} bands"
-                ours = told(pattern.centres) if pattern.centres else f"{count} bands"
-                faults[str(one.entry.path)] = (
-                    f"{one.header.path} has {theirs}, but {common[1]} of {len(usable)} files have {ours}; pass "
-                    "resample= to bring all to the same bands."
-                )
-                del usable[id]
-        return usable
-
-    # --- reflectance and masks
+    # --- reflectance
 
     def _scale_of(self, header: CubeHeader) -> float:
         return self.scale or (header.scale if header.scale != 1 else self._known_scale)
@@ -376,62 +295,3 @@ class CubeDataset(Dataset):
         return read_reference(
             inspect_cube(file, file.parent, key=self.key, axis=self.axis, max_bytes=int(self.max_gb * 1e9))
         )
-
-    def _check_mask(self, usable: Usable) -> None:
-        entry, shape = usable.entry, usable.header.shape[:2]
-        if entry.mask is None:
-            return
-        inside(entry.mask, entry.mask_root or self._root)
-        found = self._mask_file(entry.mask).shape
-        if found != shape:
-            raise BadInputError(
-                f"mask {entry.mask} has {found[0]} x {found[1]} pixels, cube {entry.path} {shape[0]} x {shape[1]}."
-            )
-
-    def _read_mask(self, usable: Usable) -> NDArray[np.bool_]:
-        if usable.entry.mask is not None:
-            return self._mask_file(usable.entry.mask)
-        if usable.header.has_mask:
-            return read_mask_in(usable.header)
-        return np.zeros(usable.header.shape[:2], dtype=bool)
-
-    @staticmethod
-    def _mask_file(path: Path) -> NDArray[np.bool_]:
-        if path.suffix.lower() != ".npy":
-            return read_classes(path) > 0
-        try:
-            stored = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise BadInputError(f"mask {path} cannot be read: {error}.") from error
-        if stored.ndim != 2 or stored.dtype.kind not in "buif":
-            raise BadInputError(
-                f"mask {path} is {stored.dtype} {stored.shape}; a mask has rows and columns of numbers."
-            )
-        return np.asarray(stored != 0)
-
-
-def _bands_of(usable: Usable) -> tuple[int, Nanometres]:
-    centres = usable.spectrum.centres
-    return len(usable.spectrum.low), tuple(round(nm / SAME_NM) * SAME_NM for nm in centres)
-
-
-@lru_cache(maxsize=100_000)
-def _refuse_broken(header: CubeHeader, changed: int, refuse: bool) -> None:
-    """Reads all numbers once a process; ``changed`` makes a file that was mended count as another."""
-    if not is_finite(header) and refuse:
-        raise BadInputError(
-            f"{header.path} holds NaN or infinite values; mend the file, or pass nan=zero to ignore such pixels."
-        )
-
-
-def without_twins(paths: Iterable[tuple[str, Path]]) -> tuple[dict[str, Path], dict[str, str]]:
-    """Files by id, and faults of files that share one."""
-    found, faults = dict[str, Path](), dict[str, str]()
-    twins = set()
-    for id, path in paths:
-        if id in found:
-            twins.add(id)
-            faults[str(path)] = f"{found[id].name} and {path.name} in {path.parent} share one id; rename one of them."
-        else:
-            found[id] = path
-    return {id: path for id, path in found.items() if id not in twins}, faults

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ..bench.contract import BadInputError
-from ._cube_files import Bands, CubeHeader, open_cube
+from ._cube_files import Bands, open_cube
+from ._cube_header import CubeHeader
 from ._image_files import Fit
 from ._wavelengths import Nanometres, parse_bands, parse_span
 

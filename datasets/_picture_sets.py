@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bench.contract import BadInputError, Dataset, Sample, Split
+from ..bench.contract import BadInputError, Dataset, DatasetInfo, Sample, Split
+from ._catalogue import Recipe
 from ._file_splits import Splits, fingerprint
 from ._image_files import Fit, file_facts, folder_at, read_rgb
 from ._safe_paths import inside
@@ -57,10 +59,21 @@ class Listing:
 class PictureSet(Dataset):
     """Pictures named by a listing; a subclass says how the listing is read and what a truth file means."""
 
+    recipe: ClassVar[Recipe]
     path: Path
     size: int
     fit: Fit
     strict: bool
+
+    def info(self) -> DatasetInfo:
+        """Classes of the listing, labels and the truths that its files hold."""
+        return DatasetInfo(
+            classes=self._listing.classes,
+            channels=3,
+            has=frozenset({"labels", *self._truths()}),
+            licence=self.recipe.licence,
+            citation=self.recipe.citation,
+        )
 
     def ids(self, split: Split, count: int | None = None) -> Sequence[str]:
         """Ids of the listing."""
@@ -92,6 +105,10 @@ class PictureSet(Dataset):
 
     def _list(self) -> Listing:
         raise NotImplementedError
+
+    def _truths(self) -> tuple[str, ...]:
+        """Those that :meth:`_truth` gives."""
+        return ()
 
     def _truth(self, entry: Entry) -> Truth:
         return None, None
@@ -182,6 +199,21 @@ def listed_file(folder: Path, name: str, source: Path) -> Path:
     if inner.is_absolute() or not inner.parts or ".." in inner.parts or "\\" in name:
         raise BadInputError(f"{source} lists {name!r}, which leads out of {folder}; names are like CLASS/FILE.jpg.")
     return folder / inner
+
+
+def names_by_number(found: Iterable[tuple[int, str]], what: str, source: Path) -> tuple[str, ...]:
+    """Names in the order of their numbers, which count from 1.
+
+    Raises:
+        BadInputError: a number has two names, or one below the largest has none.
+    """
+    names: dict[int, str] = {}
+    for number, name in found:
+        if names.setdefault(number, name) != name:
+            raise BadInputError(f"lists in {source} give {what} {number} to {names[number]} and to {name}.")
+    if absent := sorted(set(range(1, max(names) + 1)) - set(names)):
+        raise BadInputError(f"lists in {source} have no picture of {what} {absent[0]}; the last is {max(names)}.")
+    return tuple(names[number] for number in sorted(names))
 
 
 def check_apart(lists: Mapping[str, Iterable[str]], source: Path) -> None:

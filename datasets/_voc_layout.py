@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bench.contract import BadInputError, Dataset, Sample, Split
-from ._file_splits import LEARNING, Splits, fingerprint, mixed, split_by_hash
+from ._file_splits import Splits, fingerprint, mixed, official_splits, split_by_hash
 from ._image_files import Fit, check_same_size, file_facts, folder_at, pictures_in, read_classes, read_rgb
 from ._safe_paths import inside
 
@@ -172,7 +172,7 @@ class VocLayout(Dataset):
                 raise BadInputError(
                     f"{len(shared)} names are in both train.txt and val.txt of {self._root}: {shared[:3]}."
                 )
-            return {**split_by_hash(train, LEARNING), "test": mixed(val)}
+            return official_splits(train, val)
         return split_by_hash(self._files)
 
     def _listed(self, name: str) -> tuple[str, ...]:

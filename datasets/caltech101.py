@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ..bench.contract import BadInputError, DatasetInfo, dataset
+from ..bench.contract import BadInputError, dataset
 from ._catalogue import Recipe
 from ._file_splits import split_by_hash
 from ._image_files import Fit, fit_mask, pictures_in, stored_size
@@ -69,16 +69,6 @@ class Caltech101(PictureSet):
     fit: Fit = "squash"
     strict: bool = False
 
-    def info(self) -> DatasetInfo:
-        """Classes are the folders' names; masks where Annotations is."""
-        return DatasetInfo(
-            classes=self._listing.classes,
-            channels=3,
-            has=frozenset({"labels", "mask"} if self._outlined else {"labels"}),
-            licence=self.recipe.licence,
-            citation=self.recipe.citation,
-        )
-
     @property
     def _outlined(self) -> bool:
         return (self._listing.root / "Annotations").is_dir()
@@ -95,6 +85,9 @@ class Caltech101(PictureSet):
             for stem, picture in pictures_in(folder).items()
         }
         return Listing(root, tuple(folders), entries, split_by_hash(entries))
+
+    def _truths(self) -> tuple[str, ...]:
+        return ("mask",) if self._outlined else ()
 
     def _truth(self, entry: Entry) -> Truth:
         if not self._outlined:

@@ -13,8 +13,9 @@ import numpy as np
 
 from ..bench.contract import BadInputError, DatasetInfo, Sample, Split, dataset
 from ._catalogue import Recipe
-from ._cube_dataset import CubeDataset, Entry, Listing
+from ._cube_dataset import CubeDataset
 from ._cube_files import KINDS, stem_of
+from ._cube_listing import Entry, Listing, tell_faults
 from ._file_splits import LEARNING, SPLIT_NAMES, Splits, fingerprint, mixed, split_by_hash
 from ._image_files import SUFFIXES, check_same_size, file_facts, folder_at, read_classes, read_rgb
 from ._safe_paths import inside
@@ -209,7 +210,7 @@ class Csv(CubeDataset):
                 usable[id] = entry
             except BadInputError as error:
                 faults[str(entry.path)] = str(error)
-        self._tell(faults, len(usable))
+        tell_faults(self.name, self.path, faults, len(usable), self.strict)
         return usable, faults
 
     @cached_property

@@ -9,8 +9,9 @@ from typing import ClassVar, Literal
 
 from ..bench.contract import BadInputError, Split, dataset
 from ._catalogue import Recipe
-from ._cube_dataset import CubeDataset, Entry, Listing, without_twins
+from ._cube_dataset import CubeDataset
 from ._cube_files import BARE_SUFFIXES, KINDS, is_cube, stem_of
+from ._cube_listing import Entry, Listing, without_twins
 from ._file_splits import LEARNING, Splits, mixed, split_by_hash, splits_of
 from ._image_files import SUFFIXES, folder_at
 from ._safe_paths import files_in, folders_in

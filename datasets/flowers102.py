@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ..bench.contract import BadInputError, DatasetInfo, dataset
+from ..bench.contract import BadInputError, dataset
 from ._catalogue import Recipe
 from ._file_splits import mixed
 from ._image_files import Fit, fit_mask, read_colours
@@ -88,16 +88,6 @@ class Flowers102(PictureSet):
     splits: Literal["official", "swapped"] = "official"
     strict: bool = False
 
-    def info(self) -> DatasetInfo:
-        """102 kinds; masks where segmim is."""
-        return DatasetInfo(
-            classes=CLASSES,
-            channels=3,
-            has=frozenset({"labels", "mask"} if (self._listing.root / "segmim").is_dir() else {"labels"}),
-            licence=self.recipe.licence,
-            citation=self.recipe.citation,
-        )
-
     def _list(self) -> Listing:
         root = root_with(self.path, "flowers102", ("jpg", "imagelabels.mat", "setid.mat"), ("flowers-102",))
         labels_file, sets_file = root / "imagelabels.mat", root / "setid.mat"
@@ -128,6 +118,9 @@ class Flowers102(PictureSet):
         if self.splits == "swapped":
             fit, test = test, fit
         return Listing(root, CLASSES, entries, {"fit": fit, "validation": validation, "test": test})
+
+    def _truths(self) -> tuple[str, ...]:
+        return ("mask",) if (self._listing.root / "segmim").is_dir() else ()
 
     def _truth(self, entry: Entry) -> Truth:
         if entry.truth is None:

@@ -11,7 +11,8 @@ from typing import ClassVar, Literal
 
 from ..bench.contract import BadInputError, dataset
 from ._catalogue import Recipe
-from ._cube_dataset import CubeDataset, Entry, Listing
+from ._cube_dataset import CubeDataset
+from ._cube_listing import Entry, Listing
 from ._file_splits import Splits, split_by_hash
 from ._wavelengths import Nanometres
 

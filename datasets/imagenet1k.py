@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ..bench.contract import BadInputError, DatasetInfo, dataset
+from ..bench.contract import BadInputError, dataset
 from ._catalogue import Recipe
 from ._file_splits import Splits, mixed, split_by_hash
 from ._image_files import Fit, folder_at, pictures_in
@@ -46,6 +46,9 @@ class Imagenet1k(PictureSet):
     translated by the devkit's meta.mat. Everything is test data. Names of classes come from synset_words.txt or
     LOC_synset_mapping.txt where they are, else from timm.
 
+    Accuracy on it is not the published one: ``crop`` takes the whole central square, evaluations of published weights
+    its middle only (timm's ``crop_pct``, 0.9 for augreg weights).
+
     Attributes:
         path: folder that holds val, or val itself.
         truth: file of the truth; else the first known one that is there.
@@ -77,6 +80,8 @@ class Imagenet1k(PictureSet):
         notes=(
             "The numbers of the devkit's ground truth count in another order than every checkpoint; they are "
             "translated by meta.mat.",
+            "Accuracy is not comparable with published ones: fit=crop takes the whole central square, they its middle "
+            "only (timm's crop_pct, 0.9 for augreg weights).",
         ),
     )
     path: Path
@@ -85,16 +90,6 @@ class Imagenet1k(PictureSet):
     fit: Fit = "crop"
     splits: Literal["test", "hash"] = "test"
     strict: bool = False
-
-    def info(self) -> DatasetInfo:
-        """A thousand classes in the order of published checkpoints."""
-        return DatasetInfo(
-            classes=self._listing.classes,
-            channels=3,
-            has=frozenset({"labels"}),
-            licence=self.recipe.licence,
-            citation=self.recipe.citation,
-        )
 
     def _list(self) -> Listing:
         root = folder_at(self.path, "imagenet1k")

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from ..bench.contract import dataset
 from ._catalogue import Recipe
-from ._scenes import MapScene, aviris_1992, kept_bands
+from ._scene_bands import aviris_1992, kept_bands
+from ._scene_layouts import MapScene
 from ._wavelengths import Nanometres
 
 REMOVED = "104-108 150-163 220"

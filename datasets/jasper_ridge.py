@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from ..bench.contract import dataset
 from ._catalogue import Recipe
-from ._scenes import MaterialScene
+from ._scene_layouts import MaterialScene
 
 
 @dataset("jasper_ridge")

@@ -7,9 +7,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from ..bench.contract import BadInputError, DatasetInfo, dataset
+from ..bench.contract import BadInputError, dataset
 from ._catalogue import Recipe
-from ._file_splits import LEARNING, mixed, split_by_hash
+from ._file_splits import official_splits
 from ._image_files import Fit
 from ._picture_sets import Entry, Listing, PictureSet, check_apart, listed_file, read_lines, root_with
 
@@ -53,16 +53,6 @@ class MitIndoor67(PictureSet):
     fit: Fit = "squash"
     strict: bool = False
 
-    def info(self) -> DatasetInfo:
-        """Classes are the folders that the lists name."""
-        return DatasetInfo(
-            classes=self._listing.classes,
-            channels=3,
-            has=frozenset({"labels"}),
-            licence=self.recipe.licence,
-            citation=self.recipe.citation,
-        )
-
     def _list(self) -> Listing:
         root = root_with(self.path, "mit_indoor67", ("Images", *LISTS))
         lists = {name: read_lines(root / name) for name in LISTS}
@@ -77,4 +67,4 @@ class MitIndoor67(PictureSet):
             for file in files
         }
         learn, test = (lists[name] for name in LISTS)
-        return Listing(root, classes, entries, {**split_by_hash(learn, LEARNING), "test": mixed(test)})
+        return Listing(root, classes, entries, official_splits(learn, test))

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from ..bench.contract import BadInputError, DatasetInfo, dataset
+from ..bench.contract import BadInputError, dataset
 from ._catalogue import Recipe
-from ._file_splits import LEARNING, mixed, split_by_hash
+from ._file_splits import official_splits
 from ._image_files import Fit, check_same_size, read_classes
-from ._picture_sets import Entry, Listing, PictureSet, Truth, check_apart, listed_file, read_lines, root_with
+from ._picture_sets import (
+    Entry,
+    Listing,
+    PictureSet,
+    Truth,
+    check_apart,
+    listed_file,
+    names_by_number,
+    read_lines,
+    root_with,
+)
 
 PET, BACKGROUND, BORDER = 1, 2, 3
 SPECIES = ("cat", "dog")
@@ -66,24 +75,14 @@ class OxfordPets(PictureSet):
     fit: Fit = "squash"
     strict: bool = False
 
-    def info(self) -> DatasetInfo:
-        """Breeds by the lists' numbers; masks where trimaps are."""
-        trimaps = (self._listing.root / "annotations" / "trimaps").is_dir()
-        return DatasetInfo(
-            classes=self._listing.classes,
-            channels=3,
-            has=frozenset({"labels", "mask", "ignore"} if trimaps else {"labels"}),
-            licence=self.recipe.licence,
-            citation=self.recipe.citation,
-        )
-
     def _list(self) -> Listing:
         root = root_with(self.path, "oxford_pets", ("images", "annotations"), ("oxford-iiit-pet",))
         notes, trimaps = root / "annotations", root / "annotations" / "trimaps"
         lists = {name: _read(notes / name) for name in LISTS}
         check_apart(lists, notes)
         listed = {stem: numbers for rows in lists.values() for stem, numbers in rows.items()}
-        breeds = _breeds(listed, notes)
+        numbered = ((breed, stem.rpartition("_")[0]) for stem, (breed, _) in listed.items())
+        breeds = names_by_number(numbered, "breed", notes)
         entries = {
             stem: Entry(
                 picture=listed_file(root / "images", f"{stem}.jpg", notes),
@@ -94,7 +93,10 @@ class OxfordPets(PictureSet):
         }
         learn, test = (tuple(lists[name]) for name in LISTS)
         classes = breeds if self.labels == "breed" else SPECIES
-        return Listing(root, classes, entries, {**split_by_hash(learn, LEARNING), "test": mixed(test)})
+        return Listing(root, classes, entries, official_splits(learn, test))
+
+    def _truths(self) -> tuple[str, ...]:
+        return ("mask", "ignore") if (self._listing.root / "annotations" / "trimaps").is_dir() else ()
 
     def _truth(self, entry: Entry) -> Truth:
         if entry.truth is None:
@@ -122,16 +124,3 @@ def _read(path: Path) -> dict[str, tuple[int, int]]:
             raise BadInputError(f"{path} lists {words[0]!r} twice.")
         rows[words[0]] = int(words[1]), int(words[2])
     return rows
-
-
-def _breeds(listed: Mapping[str, tuple[int, int]], notes: Path) -> tuple[str, ...]:
-    """Names by number, from the files' names."""
-    names: dict[int, str] = {}
-    for stem, (breed, _) in listed.items():
-        name = stem.rpartition("_")[0]
-        if names.setdefault(breed, name) != name:
-            raise BadInputError(f"lists in {notes} give breed {breed} to {names[breed]} and to {stem}.")
-    absent = sorted(set(range(1, max(names) + 1)) - set(names))
-    if absent:
-        raise BadInputError(f"lists in {notes} have no picture of breed {absent[0]}; their numbers go to {max(names)}.")
-    return tuple(names[number] for number in sorted(names))

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from ..bench.contract import dataset
 from ._catalogue import Recipe
-from ._scenes import MapScene, evenly
+from ._scene_bands import evenly
+from ._scene_layouts import MapScene
 from ._wavelengths import Nanometres
 
 REMOVED = "108-112 154-167 224"

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ..bench.contract import BadInputError, DatasetInfo, dataset
+from ..bench.contract import BadInputError, dataset
 from ._catalogue import Recipe
-from ._file_splits import LEARNING, mixed, split_by_hash
+from ._file_splits import official_splits
 from ._image_files import Fit, fit_mask, stored_size
 from ._mat_lists import read_mat, texts, whole_numbers
-from ._picture_sets import Entry, Listing, PictureSet, Truth, check_apart, listed_file, root_with
+from ._picture_sets import Entry, Listing, PictureSet, Truth, check_apart, listed_file, names_by_number, root_with
 
 LISTS = ("train_list.mat", "test_list.mat")
 MAX_XML_BYTES = 2**20
@@ -69,16 +69,6 @@ class StanfordDogs(PictureSet):
     fit: Fit = "squash"
     strict: bool = False
 
-    def info(self) -> DatasetInfo:
-        """120 breeds by the lists' numbers."""
-        return DatasetInfo(
-            classes=self._listing.classes,
-            channels=3,
-            has=frozenset({"labels", "mask"} if self.masks == "boxes" else {"labels"}),
-            licence=self.recipe.licence,
-            citation=self.recipe.citation,
-        )
-
     def _list(self) -> Listing:
         needed = ("Images", *LISTS, *(("Annotation",) if self.masks == "boxes" else ()))
         root = root_with(self.path, "stanford_dogs", needed)
@@ -94,7 +84,10 @@ class StanfordDogs(PictureSet):
             for file, label in listed.items()
         }
         learn, test = (tuple(map(_id, lists[name])) for name in LISTS)
-        return Listing(root, _breeds(listed, root), entries, {**split_by_hash(learn, LEARNING), "test": mixed(test)})
+        return Listing(root, _breeds(listed, root), entries, official_splits(learn, test))
+
+    def _truths(self) -> tuple[str, ...]:
+        return ("mask",) if self.masks == "boxes" else ()
 
     def _truth(self, entry: Entry) -> Truth:
         if entry.truth is None:
@@ -118,15 +111,8 @@ def _id(file: str) -> str:
 
 
 def _breeds(listed: dict[str, int], root: Path) -> tuple[str, ...]:
-    folders: dict[int, str] = {}
-    for file, label in listed.items():
-        folder = file.partition("/")[0]
-        if folders.setdefault(label, folder) != folder:
-            raise BadInputError(f"lists in {root} give label {label} to {folders[label]} and to {folder}.")
-    absent = sorted(set(range(1, max(folders) + 1)) - set(folders))
-    if absent:
-        raise BadInputError(f"lists in {root} have no picture of label {absent[0]}; labels go to {max(folders)}.")
-    return tuple(folders[label].partition("-")[2] or folders[label] for label in sorted(folders))
+    folders = names_by_number(((label, file.partition("/")[0]) for file, label in listed.items()), "label", root)
+    return tuple(folder.partition("-")[2] or folder for folder in folders)
 
 
 def _boxes(path: Path, picture: Path) -> NDArray[np.bool_]:

@@ -12,8 +12,9 @@ from pydantic import Field
 
 from ..bench.contract import BadInputError, dataset
 from ._catalogue import Recipe
-from ._cube_dataset import CubeDataset, Entry, Listing, without_twins
+from ._cube_dataset import CubeDataset
 from ._cube_files import stem_of
+from ._cube_listing import Entry, Listing, without_twins
 from ._file_splits import Splits, split_by_hash
 from ._safe_paths import files_in, folders_in
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from ..bench.contract import DatasetInfo, dataset
 from ._catalogue import Recipe
-from ._file_splits import LEARNING, Splits, mixed, split_by_hash
+from ._file_splits import Splits, official_splits
 from ._image_files import Fit
 from ._picture_sets import check_apart, listed_file, missing_files, read_lines, root_with
 from ._voc_layout import PASCAL, VocLayout
@@ -101,7 +101,7 @@ class Voc2012(VocLayout):
     @cached_property
     def _splits(self) -> Splits:
         learn, test = (tuple(stem for stem in self._lists[name] if stem in self._files) for name in LISTS)
-        return {**split_by_hash(learn, LEARNING), "test": mixed(test)}
+        return official_splits(learn, test)
 
 
 def _files(root: Path, stem: str) -> tuple[Path, Path]:

@@ -21,10 +21,12 @@ def module() -> nn.Module:
     return net.eval().requires_grad_(False)
 
 
-def guarded(module: nn.Module, change: Callable[[], object], may_draw: bool = False) -> None:
+def guarded(module: nn.Module, change: Callable[[], object], may_draw: bool = False) -> list[str]:
+    """What the guard found; only an empty list is returned, anything else is raised."""
     tensors = torch.ones(2, 3)
-    with LeftAsFound([(module, ModuleState.of(module))], tensors, may_draw):
+    with LeftAsFound([(module, ModuleState.of(module))], tensors, may_draw) as guard:
         change()
+    return guard.found
 
 
 class TestModules:
@@ -49,16 +51,25 @@ class TestModules:
             guarded(module, lambda: change(module))
 
     def test_what_is_put_back_passes(self, module: nn.Module) -> None:
+        before, between = ModuleState.of(module), []
+
         def work() -> None:
             handle = module[0].register_forward_hook(lambda *_: None)
             weight = module[0].weight.clone()
             module[0].weight.zero_()
             module.train()
+            between.extend(before.differences(ModuleState.of(module)))
             module[0].weight.copy_(weight)
             module.eval()
             handle.remove()
 
-        guarded(module, work)
+        assert guarded(module, work) == []
+        assert [told.partition(" (")[0] for told in between] == [
+            "parameters, buffers or their gradients",
+            "modules, their modes or settings",
+            "hooks",
+        ]
+        assert before.differences(ModuleState.of(module)) == []
 
     def test_a_global_hook_counts(self, module: nn.Module) -> None:
         handles = []
@@ -85,7 +96,11 @@ class TestRandomStatesAndSettings:
         assert (np.random.get_state()[2], random.getstate()) == before[1:]  # noqa: NPY002
 
     def test_keyed_draws_pass(self, module: nn.Module) -> None:
-        guarded(module, lambda: torch.rand(2, generator=torch.Generator().manual_seed(3)))
+        state, drawn = torch.get_rng_state(), []
+        found = guarded(module, lambda: drawn.append(torch.rand(2, generator=torch.Generator().manual_seed(3))))
+        assert found == []
+        assert torch.equal(drawn[0], torch.rand(2, generator=torch.Generator().manual_seed(3)))
+        assert torch.equal(torch.get_rng_state(), state)
 
     def test_building_layers_may_draw_and_always_builds_the_same(self, module: nn.Module) -> None:
         before, built = torch.get_rng_state(), []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from vitxai.bench.contract import BadInputError, Spec, explainers
-from vitxai.bench.keys import CellKeys, Setting, canonical_json, key_of, plugin_identity
+from vitxai.bench.keys import SCHEMA, CellKeys, Setting, canonical_json, key_of, plugin_identity
 from vitxai.bench.source import _digest, _file_of, _folders, _imported, _syntax, _tree, source_digest
 
 SETTING = Setting(
@@ -69,7 +70,8 @@ def test_what_has_no_canonical_form_is_refused(value: Any) -> None:
 
 
 def test_keys_are_stable_and_kinds_do_not_collide() -> None:
-    assert key_of("score", {"a": 1}) == key_of("score", {"a": 1})
+    text = f'{{"a":1,"kind":"score","schema":{SCHEMA}}}'
+    assert key_of("score", {"a": 1}) == hashlib.sha256(text.encode()).hexdigest()
     assert key_of("score", {"a": 1}) != key_of("probe", {"a": 1})
     assert len(key_of("score", {})) == 64
 

@@ -73,11 +73,9 @@ def test_every_single_altered_byte_is_noticed(store: Store, artefact: Artefact) 
     store.write("explanation", KEY, artefact)
     path = only_file(store)
     content = path.read_bytes()
-    for place in range(0, len(content), 7):
-        path.write_bytes(content[:place] + bytes([content[place] ^ 0x01]) + content[place + 1 :])
-        damaged = store.read("explanation", KEY)
-        # A flipped bit in the padding of a safetensors header changes nothing that is read.
-        assert damaged is None or damaged.record == artefact.record
+    for place, byte in enumerate(content):
+        path.write_bytes(content[:place] + bytes([byte ^ 0x01]) + content[place + 1 :])
+        assert store.read("explanation", KEY) is None, place
 
 
 def test_a_result_replaces_the_failure_before_it(store: Store) -> None:

@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vitxai.bench.context import EngineContext
-from vitxai.bench.contract import Batch, Model, TokenGeometry
+from vitxai.bench.contract import Batch, Explainer, Fitted, Model, TokenGeometry
 from vitxai.models.handle import wrap
 from vitxai.models.spectral import SpectralViT
 
@@ -85,6 +85,42 @@ def batch_for():
             leaf=mask,
             healed=torch.where(mask[:, None], 0.0, inputs),
         )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def toy():
+    """``toy(model)``: a context whose samples hold one bright patch, of a channel that the label tells."""
+
+    def context(model: Model) -> EngineContext:
+        def samples(split: str, count: int, labels: bool) -> Batch:
+            generator = torch.Generator().manual_seed({"fit": 1, "validation": 2}[split])
+            count = min(count, 96 if split == "fit" else 32)
+            classes = torch.arange(count) % 3
+            inputs = 0.3 * torch.randn(count, model.channels, 32, 32, generator=generator, dtype=torch.float64)
+            for row, label in enumerate(classes.tolist()):
+                y, x = (8 * torch.randint(4, (2,), generator=generator)).tolist()
+                inputs[row, label, y : y + 8, x : x + 8] += 4.0
+            return Batch(tuple(f"{split}/{row}" for row in range(count)), inputs, classes.clone(), classes)
+
+        return EngineContext(seed=3, max_rows=32, fit_data=samples)
+
+    return context
+
+
+@pytest.fixture(scope="module")
+def learnt(tiny, toy):
+    """``learnt(method, kind)``: model, what was fitted on ``toy``, own model; fitted once a file."""
+    made: dict[tuple[str, str], tuple[Model, Fitted, Model]] = {}
+
+    def make(method: Explainer, kind: str) -> tuple[Model, Fitted, Model]:
+        key = (repr(method), kind)
+        if key not in made:
+            model = tiny(kind)
+            fitted = method.fit(model, toy(model))
+            made[key] = (model, fitted, method.own_model(model, fitted))
+        return made[key]
 
     return make
 

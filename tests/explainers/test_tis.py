@@ -144,8 +144,7 @@ def test_the_draw_depends_on_seed_and_sample_alone(tiny, batch_for):
 def test_k_means_finds_two_heaps():
     heaps = torch.tensor([[[0.0, 0.0], [0.0, 1.0], [9.0, 9.0], [9.0, 8.0]]]).repeat(2, 1, 1)
     found = k_means(heaps, 2, 10, [torch.Generator().manual_seed(seed) for seed in (0, 1)])
-    for sample in found:
-        assert sorted(sample.tolist()) == [[0.0, 0.5], [9.0, 8.5]]
+    assert [sorted(sample.tolist()) for sample in found] == [[[0.0, 0.5], [9.0, 8.5]]] * 2
 
 
 def test_a_centroid_without_points_stays():

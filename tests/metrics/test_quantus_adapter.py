@@ -304,7 +304,7 @@ class TestFaults:
     def test_what_fails_on_a_vit_with_three_channels(self, adapted, spec, reason):
         if "numpy" in reason and hasattr(np, "trapz"):
             pytest.skip("this numpy has trapz")
-        assert all(text.startswith(reason) for text in adapted(f"quantus,metric={spec}").reasons)
+        assert [text[: len(reason)] for text in adapted(f"quantus,metric={spec}").reasons] == [reason] * 4
 
     def test_what_compares_samples_says_nothing_of_one(self, adapted):
         for name in ("Consistency", "Sufficiency"):

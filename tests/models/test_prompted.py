@@ -467,6 +467,7 @@ def test_a_recording_of_isolated_prompts_is_that_of_the_backbone() -> None:
     tape = record(model, inputs)
     alone = record(wrap(built("class_token")), inputs)
     same(tape.logits, net(inputs))
+    assert len(tape.attention) == 3
     for found, wanted in zip(tape.attention, alone.attention, strict=True):
         same(found, wanted)
 

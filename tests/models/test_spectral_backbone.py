@@ -168,7 +168,7 @@ NAMES = [
     "rollout", "grad_cam", "focusvit,skip=0", "input_x_gradient", "integrated_gradients,steps=4", "attn_lrp",
     "libragrad", "chefer_lrp", "legrad", "tis,budget=4", "attcat", "occlusion,budget=8",
 ]  # fmt: skip
-REFUSED = {("tis,budget=4", "blocks"), ("chefer_lrp", "blocks")}
+REFUSED = {("tis,budget=4", "blocks"): "only .* with mixing=full", ("chefer_lrp", "blocks"): "no mask or bias"}
 VARIANTS = {
     "groups": {},
     "blocks": {"mixing": "blocks", "embed": "projection"},
@@ -190,7 +190,7 @@ def test_ordinary_explainers_walk_it_sample_by_sample(variant):
         explainer = explainers.create(name)
         ctx = EngineContext(seed=1, fitted=None, max_rows=8)
         if (name, variant) in REFUSED:
-            with pytest.raises(UnsupportedError):
+            with pytest.raises(UnsupportedError, match=REFUSED[name, variant]):
                 explainer.explain(model, batch, ctx)
             continue
         together = explainer.explain(model, batch, ctx)

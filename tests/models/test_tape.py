@@ -98,6 +98,7 @@ def test_maps_have_one_row_and_column_a_token_and_rows_sum_to_one(family):
     model = small_model(family)
     tape = record(model, images())
     tokens = model.geometry.tokens
+    assert len(tape.attention) == SMALL["depth"]
     for attention in tape.attention:
         assert attention.shape == (3, 2, tokens, tokens)
         torch.testing.assert_close(attention.sum(-1), torch.ones(3, 2, tokens))

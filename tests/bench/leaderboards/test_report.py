@@ -123,7 +123,9 @@ class TestFiles:
             assert needed in text, needed
 
     def test_markdown_tables_are_rectangular(self, out: Path) -> None:
-        for block in re.findall(r"(?:^\|.*\|\n)+", (out / f"leaderboards/{BOARD}.md").read_text(), re.MULTILINE):
+        blocks = re.findall(r"(?:^\|.*\|\n)+", (out / f"leaderboards/{BOARD}.md").read_text(), re.MULTILINE)
+        assert len(blocks) >= 3
+        for block in blocks:
             widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
             assert len(widths) == 1
 
@@ -136,17 +138,19 @@ class TestPage:
 
     def test_it_needs_nothing_from_elsewhere(self, out: Path) -> None:
         text = (out / "index.html").read_text()
-        assert all(a.startswith(("#", "data:")) for a in Page(text).addresses)
+        assert {"#" if address.startswith("#") else address[:5] for address in Page(text).addresses} == {"#", "data:"}
         assert "url(" not in text
         assert "@import" not in text
 
     def test_without_script_every_figure_is_there(self, out: Path) -> None:
         text = re.sub(r"<script>.*?</script>", "", (out / "index.html").read_text(), flags=re.DOTALL)
         board = json.loads((out / f"leaderboards/{BOARD}.json").read_text())
-        for row in board["rows"]:
-            for figure in row["figures"].values():
-                if figure["headline"]["mean"] is not None:
-                    assert figures_text.number(figure["headline"]["mean"]) in text
+        means = [figure["headline"]["mean"] for row in board["rows"] for figure in row["figures"].values()]
+        assert len(means) > means.count(None)
+        for mean in filter(None, means):
+            cell = re.search(rf'<td data-v="{re.escape(str(mean))}"[^>]*>(.*?)</td>', text, flags=re.DOTALL)
+            assert cell is not None, mean
+            assert figures_text.number(mean) in re.sub("<.*?>", "", cell[1])
         assert "RuntimeError: &lt;boom&gt;" in text
 
     def test_what_comes_from_plugins_is_escaped(self, out: Path) -> None:
