@@ -1,15 +1,20 @@
 """What metrics cost beside the passes they need: ``python -m vitxai.bench.speed --metrics`` prints the table.
 
 The limit of a metric is its forward passes times the best batched forward, plus its explanations times the best batched
-explanation, in the same process, CPU time. Own over limit says what all else takes: perturbing, ranking, counting.
+explanation; a batch holds rows of one model, so that maps of randomised models wait for no others. Each is timed right
+before and right after the metric, as many rows as the metric needs, in the same process, CPU time. Own over limit says
+what all else takes: perturbing, randomising, ranking, counting.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +25,21 @@ from .speed import cpu_seconds, inputs_for
 from .speed_table import Missing, filled
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import nn
 
+Work = Callable[[int], Callable[[], object]]
+"""For a number of rows, the call that does them."""
 TARGETS: Mapping[str, float] = dict.fromkeys(
     ("faithfulness_correlation", "pixel_flipping", "insertion_deletion", "max_sensitivity", "mprt"), 1.15
 )
 EXPLAINER = "grad_cam"
 MARK = "speed-metrics"
 ROWS = (8, 32, 64)
-"""Rows a pass among which the best forward is looked for."""
-REPEATS = 3
+"""Rows a pass, of which the limit takes the best."""
+TRIALS = 7
+"""Rounds over these sizes, in turn, of which each has its median."""
+CALLS = 3
+"""The fewest that a timing takes the mean of."""
 
 
 class FreshMaps(Shared):
@@ -38,7 +48,7 @@ class FreshMaps(Shared):
     def __init__(self, passes: Passes) -> None:
         super().__init__()
         self._passes = passes
-        self.maps = 0
+        self.maps: Counter[nn.Module] = Counter()
         self.forwards_inside = 0
 
     def forget_recordings(self) -> None:
@@ -52,7 +62,7 @@ class FreshMaps(Shared):
         """See :meth:`EngineContext.explain`."""
         before = self._passes.forwards
         made = compute()
-        self.maps += len(batch)
+        self.maps[model.module] += len(batch)
         self.forwards_inside += self._passes.forwards - before
         return made
 
@@ -96,13 +106,32 @@ class MetricRow:
         return "" if target is None or self.ratio is None else "met" if self.ratio <= target else "missed"
 
 
+@dataclass(frozen=True)
+class Least:
+    """Work at its best batch size.
+
+    Attributes:
+        call: does one batch.
+        rows: of it.
+        calls: that a timing takes the mean of, one after the other.
+    """
+
+    call: Callable[[], object]
+    rows: int
+    calls: int
+
+    def seconds(self) -> float:
+        """CPU time of one row, now."""
+        return statistics.mean(cpu_seconds(self.call) for _ in range(self.calls)) / self.rows
+
+
 @dataclass(frozen=True, eq=False)
 class MetricBench:
     """A model with a batch, and the explainer whose maps are scored.
 
     Attributes:
         method: also explains again, where a metric asks for it.
-        pairs: of (limit, metric) that are timed.
+        pairs: of (limit, metric) that are timed, where the metric has a target; others take at most three.
         fit_data: what metrics may look at beside the batch.
     """
 
@@ -112,6 +141,7 @@ class MetricBench:
     pairs: int = 3
     max_rows: int = 64
     fit_data: Any = None
+    _best: dict[tuple[str, tuple[int, ...]], int] = field(default_factory=dict, init=False, repr=False)
 
     def row(self, spec: str) -> MetricRow:
         """Counts and times one metric; the first call, a warm-up, counts."""
@@ -120,48 +150,63 @@ class MetricBench:
         explanation = self.method.explain(self.model, self.batch, self._context(Shared()))
         given = None if metric.of == "model" else explanation
 
-        def score(shared: Shared) -> object:
-            return metric.score(self.model, self.batch, given, self._context(shared))
+        def score(shared: Shared) -> None:
+            metric.score(self.model, self.batch, given, self._context(shared))
 
         with count_passes(self.model.module) as passes:
             shared = FreshMaps(passes)
             score(shared)
-            explanations, forwards = shared.maps / n, (passes.forwards - shared.forwards_inside) / n
+            maps, forwards = shared.maps.copy(), passes.forwards - shared.forwards_inside
             shared.forget_recordings()
             before, inside = passes.forwards, shared.forwards_inside
             score(shared)
-            further = (passes.forwards - before - (shared.forwards_inside - inside)) / n
+            further = passes.forwards - before - (shared.forwards_inside - inside)
+        work = [self.best(self.forward, forwards or self.max_rows, forwards)]
+        work += [self.best(self.explain, max(maps.values()), maps.total())] if maps else []
+        needed = (forwards, maps.total())
         times, again, ratios = [], [], []
-        for _ in range(self.pairs):
-            forward = self.forward_seconds()
-            limit = forwards * forward + (explanations * self.explanation_seconds() if explanations else 0.0)
+        for _ in range(self.pairs if spec in TARGETS else min(self.pairs, 3)):
+            start = [least.seconds() for least in work]
             shared = FreshMaps(Passes())
-            own = cpu_seconds(lambda: score(shared)) / n  # noqa: B023
+            own = cpu_seconds(lambda: score(shared))  # noqa: B023
+            end = [least.seconds() for least in work]
             shared.forget_recordings()
-            again.append(cpu_seconds(lambda: score(shared)) / n / forward)  # noqa: B023
-            times.append(own / forward)
+            later = cpu_seconds(lambda: score(shared))  # noqa: B023
+            each = [statistics.mean(both) for both in zip(start, end, strict=True)]
+            limit = sum(rows * seconds for rows, seconds in zip(needed, each, strict=False))
+            times.append(own / n / each[0])
+            again.append(later / n / each[0])
             ratios += [own / limit] if limit else []
-        return MetricRow(spec, explanations, forwards, further, tuple(times), statistics.median(again), tuple(ratios))
+        counts = (maps.total() / n, forwards / n, further / n)
+        return MetricRow(spec, *counts, tuple(times), statistics.median(again), tuple(ratios))
 
-    def forward_seconds(self) -> float:
-        """CPU time of a plain forward of one input, the best over a few batch sizes."""
+    def best(self, work: Work, together: int, needed: int) -> Least:
+        """The fewest seconds a row, in batches of at most ``together`` rows; timed on half of the ``needed`` ones."""
+        sizes = tuple(sorted({min(rows, together, self.max_rows) for rows in ROWS}))
+        if (work.__name__, sizes) not in self._best:
+            calls = [(rows, work(rows)) for rows in sizes]
+            rounds = [[cpu_seconds(call) / rows for rows, call in calls] for _ in range(TRIALS)]
+            typical = [statistics.median(trials) for trials in zip(*rounds, strict=True)]
+            self._best[work.__name__, sizes] = sizes[typical.index(min(typical))]
+        rows = self._best[work.__name__, sizes]
+        return Least(work(rows), rows, max(CALLS, math.ceil(needed / 2 / rows)))
+
+    def forward(self, rows: int) -> Callable[[], object]:
+        """A plain forward of as many rows, the batch over and over."""
         import torch
 
-        best = float("inf")
-        for rows in {min(rows, self.max_rows) for rows in ROWS}:
-            inputs: Tensor = self.batch.inputs[torch.arange(rows) % len(self.batch)]
+        inputs = self.batch.inputs[torch.arange(rows) % len(self.batch)]
 
-            def plain() -> object:
-                with torch.inference_mode():
-                    return self.model(inputs)  # noqa: B023
+        def plain() -> object:
+            with torch.inference_mode():
+                return self.model(inputs)
 
-            best = min(best, *(cpu_seconds(plain) / rows for _ in range(REPEATS)))
-        return best
+        return plain
 
-    def explanation_seconds(self) -> float:
-        """CPU time of one explanation, the best of a few batches."""
-        calls = (lambda: self.method.explain(self.model, self.batch, self._context(Shared())) for _ in range(REPEATS))
-        return min(cpu_seconds(call) for call in calls) / len(self.batch)
+    def explain(self, rows: int) -> Callable[[], object]:
+        """Explanations of as many rows, the batch over and over."""
+        batch = self.batch.select([row % len(self.batch) for row in range(rows)])
+        return lambda: self.method.explain(self.model, batch, self._context(Shared()))
 
     def _context(self, shared: Shared) -> EngineContext:
         return EngineContext(max_rows=self.max_rows, shared=shared, method=self.method, fit_data=self.fit_data)
@@ -185,20 +230,33 @@ def measure(chosen: Sequence[str], batch: int, pairs: int, out: Path | None) -> 
         filled(out.read_text(encoding="utf-8"), "", MARK)  # fails now rather than after all is measured
     model = small_model()
     bench = MetricBench(model, inputs_for(model, batch), explainers.create(EXPLAINER), pairs)
-    lines = list[MetricRow | Missing]()
+    head, lines = conditions(bench), list[MetricRow | Missing]()
     for line in measured(bench, catalogue(chosen)):
         lines.append(line)
-        shown = line.reason if isinstance(line, Missing) else f"{line.ratio or float('nan'):.2f} {line.verdict}"
+        ratio = None if isinstance(line, Missing) else line.ratio
+        shown = (
+            line.reason if isinstance(line, Missing) else f"{ratio:.2f} {line.verdict}" if ratio else "needs no pass"
+        )
         sys.stdout.write(f"{line.name}: {shown}\n")
         sys.stdout.flush()
-    head = (
-        f"A ViT of 64 pixels in patches of 8, 64 wide, 4 blocks, random weights; batch {batch}, float32, one thread, "
-        f"CPU time; maps of `{EXPLAINER}`. A plain forward of one row takes {1e3 * bench.forward_seconds():.2f} ms."
-    )
-    text = report(head, lines)
-    if out is not None:
-        out.write_text(filled(out.read_text(encoding="utf-8"), text, MARK), encoding="utf-8")
+        text = report(f"{head}, {os.getloadavg()[0]:.1f} at the end.", lines)
+        if out is not None:  # at every line, so that a run which is stopped leaves what it measured
+            out.write_text(filled(out.read_text(encoding="utf-8"), text, MARK), encoding="utf-8")
     sys.stdout.write(f"\n{text}\n")
+
+
+def conditions(bench: MetricBench) -> str:
+    """What the figures are measured on, and how busy it is; to be ended with the load at the end."""
+    from .fingerprint import fingerprint
+
+    machine, rows = fingerprint(), max(ROWS)
+    milliseconds = 1e3 * bench.best(bench.forward, rows, 0).seconds()
+    return (
+        f"A ViT of 64 pixels in patches of 8, 64 wide, 4 blocks, random weights; batch {len(bench.batch)}, float32, "
+        f"one thread; maps of `{EXPLAINER}`. {machine.cpu} ({machine.capability}), Python {machine.python}, torch "
+        f"{machine.versions['torch']}, timm {machine.versions['timm']}. A plain forward takes {milliseconds:.2f} ms of "
+        f"CPU a row. {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the start"
+    )
 
 
 def measured(bench: MetricBench, specs: Sequence[str | Missing]) -> Iterator[MetricRow | Missing]:

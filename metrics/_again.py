@@ -56,9 +56,9 @@ def uniform_copies(model: Model, batch: Batch, ctx: Context, copies: int, radius
 
     def compute() -> Batches:
         shape = (copies, *batch.inputs.shape[1:])
-        noise = torch.cat([torch.rand(shape, generator=ctx.generator(id, "uniform noise")) for id in batch.ids])
-        noise = (2 * noise - 1).mul_(radius).to(batch.inputs)
-        return copied(batch, copies, batch.inputs.repeat_interleave(copies, 0) + noise, ctx.max_rows)
+        noise = torch.stack([torch.rand(shape, generator=ctx.generator(id, "uniform noise")) for id in batch.ids])
+        inputs = noise.mul_(2).sub_(1).mul_(radius).to(batch.inputs).add_(batch.inputs[:, None])
+        return copied(batch, copies, inputs.flatten(0, 1), ctx.max_rows)
 
     return ctx.probe(model, batch, f"uniform_copies,copies={copies},radius={radius}", compute)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ _BLOCK = re.compile(r"^(?:.*\.)?blocks\.\d+(?=\.)")
 
 @dataclass(frozen=True, eq=False)
 class RandomisedModels:
-    """Copies of a model in which some stages have fresh weights; they share the parameters of both.
+    """Copies of a model in which some stages have fresh weights; they share all parts and parameters that are equal.
 
     Attributes:
         stages: names, from the input to the output: ``embedding``, the blocks, ``head``.
@@ -67,15 +67,15 @@ def _randomised(model: Model, ctx: Context) -> RandomisedModels:
     stages = tuple(dict.fromkeys(stage_of.values()))
     seed = int(torch.randint(2**62, (), generator=ctx.generator(model.name, "fresh weights")))
     fresh = fresh_parameters(module, seed)
+    mixes = _Mixes.of(module, [stages.index(stage) for stage in stage_of.values()], fresh)
     made = RandomisedModels(stages, {}, fresh)
     models: dict[frozenset[int], Model] = {}
     for chosen in (*made.top_down, *made.bottom_up, *made.independent):
         if chosen not in models:
-            names = {name for name, stage in stage_of.items() if stages.index(stage) in chosen}
             text = "+".join(stages[stage] for stage in sorted(chosen))
             models[chosen] = replace(
                 model,
-                module=_with_fresh(module, {name: fresh[name] for name in names}),
+                module=mixes.module(chosen),
                 weights_hash=f"{model.weights_hash} randomised {text}",
                 provenance=(*model.provenance, ("randomised", text)),
             )
@@ -91,7 +91,7 @@ def fresh_parameters(module: nn.Module, seed: int) -> dict[str, Tensor]:
     embeddings and tokens get the truncated normal, others a permutation of their own entries. Global random states are
     left alone.
     """
-    blank = copy.deepcopy(module).cpu().requires_grad_(False)
+    blank = copy.deepcopy(module, _without_tensors(module)).cpu().requires_grad_(False)
     before = {name: parameter.clone() for name, parameter in blank.named_parameters()}
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.no_grad():
         torch.manual_seed(seed)
@@ -154,10 +154,49 @@ def _stages(module: nn.Module) -> dict[str, str]:
     return stages
 
 
-def _with_fresh(module: nn.Module, fresh: Mapping[str, Tensor]) -> nn.Module:
-    """A copy with these parameters; all others are the module's own, not copied."""
-    chosen: dict[int, Any] = {
-        id(parameter): nn.Parameter(fresh[name], requires_grad=False) if name in fresh else parameter
-        for name, parameter in module.named_parameters()
+def _without_tensors(module: nn.Module) -> dict[int, Any]:
+    """A memo by which a deep copy shares the parts that hold no parameter and no buffer: half of a ViT's parts."""
+    return {
+        id(part): part
+        for part in module.modules()
+        if next(part.parameters(), None) is None and next(part.buffers(), None) is None
     }
-    return copy.deepcopy(module, chosen)
+
+
+@dataclass(frozen=True, eq=False)
+class _Mixes:
+    """A module and its fresh twin, of which modules with some fresh stages are put together.
+
+    Attributes:
+        whole: the module.
+        pairs: each part with its twin, and the stages (indices) that its parameters belong to.
+        parameters: each parameter with its twin, and its stage.
+    """
+
+    whole: nn.Module
+    pairs: Sequence[tuple[nn.Module, nn.Module, frozenset[int]]]
+    parameters: Sequence[tuple[nn.Parameter, nn.Parameter, int]]
+
+    @classmethod
+    def of(cls, module: nn.Module, stages: Sequence[int], fresh: Mapping[str, Tensor]) -> _Mixes:
+        """From the stage of each parameter, in the module's order."""
+        own = [parameter for _, parameter in module.named_parameters()]
+        twins = [nn.Parameter(fresh[name], requires_grad=False) for name, _ in module.named_parameters()]
+        memo = _without_tensors(module) | {id(one): twin for one, twin in zip(own, twins, strict=True)}
+        twin = copy.deepcopy(module, memo)
+        stage_of = {id(parameter): stage for parameter, stage in zip(own, stages, strict=True)}
+        pairs = [
+            (part, other, frozenset(stage_of[id(parameter)] for parameter in part.parameters()))
+            for part, other in zip(module.modules(), twin.modules(), strict=True)
+        ]
+        return cls(module, pairs, tuple(zip(own, twins, stages, strict=True)))
+
+    def module(self, fresh: frozenset[int]) -> nn.Module:
+        """The module with these stages fresh: parts that hold stages of both kinds are copied, all others shared."""
+        kept: dict[int, Any] = {id(one): twin if stage in fresh else one for one, twin, stage in self.parameters}
+        for part, twin, stages in self.pairs:
+            if not stages & fresh:
+                kept[id(part)] = part
+            elif stages <= fresh:
+                kept[id(part)] = twin
+        return copy.deepcopy(self.whole, kept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -59,12 +59,12 @@ class Mprt(Metric):
         signed, broken = finite_rows(vectors(explanation, "grid"))
         pixels, _ = finite_rows(in_float64(explanation).spatial("signed").flatten(1))
         randomised = randomised_models(model, ctx)
-        similarity = Similarity(signed.abs())
-        rho, full = {}, explanation
+        again, full = [], explanation
         for chosen, fresh in randomised.models.items():
-            again = ctx.explain(fresh, batch)
-            rho[chosen] = similarity.of(vectors(again, "grid").abs())
-            full = again if chosen == randomised.full else full
+            explained = ctx.explain(fresh, batch)
+            again.append(vectors(explained, "grid").abs())
+            full = explained if chosen == randomised.full else full
+        rho = dict(zip(randomised.models, similarity(signed.abs(), torch.stack(again)), strict=True))
         full_pixels, full_broken = finite_rows(in_float64(full).spatial("signed").flatten(1))
         before, after = histogram_entropy(pixels), histogram_entropy(full_pixels)
         undefined = {NOT_FINITE: broken, CONSTANT_MAP: is_constant(signed.abs())}
@@ -76,7 +76,7 @@ class Mprt(Metric):
             "mprt_full": (randomised.full,),
         }
         return {
-            **{name: _mean([rho[chosen] for chosen in order], undefined) for name, order in orders.items()},
+            **{name: _mean(torch.stack([rho[one] for one in order]), undefined) for name, order in orders.items()},
             "efficient_mprt": column((after - before) / before, flat),
         }
 
@@ -122,26 +122,22 @@ class SmoothMprt(Metric):
 
         randomised = randomised_models(model, ctx)
         given, given_broken = finite_rows(denoised(model))
-        similarity = Similarity(given)
-        rho = [similarity.of(denoised(randomised.models[chosen])) for chosen in randomised.bottom_up]
+        random = torch.stack([denoised(randomised.models[chosen]) for chosen in randomised.bottom_up])
+        rho = similarity(given, random)
         undefined = {NOT_FINITE: broken, AGAIN_NOT_FINITE: given_broken, CONSTANT_MAP: is_constant(given)}
         return {"smooth_mprt": _mean(rho, undefined), "smooth_mprt_full": _mean(rho[-1:], undefined)}
 
 
-class Similarity:
-    """Spearman's rho with reference maps [B,n], which are ranked once."""
-
-    def __init__(self, maps: Tensor) -> None:
-        self._ranks = average_ranks(maps)
-
-    def of(self, maps: Tensor) -> Tensor:
-        """rho [B] of other maps [B,n]; NaN where one is constant or not finite."""
-        maps, broken = finite_rows(maps)
-        return pearson(self._ranks, average_ranks(maps)).masked_fill(broken | is_constant(maps), torch.nan)
+def similarity(given: Tensor, others: Tensor) -> Tensor:
+    """Spearman's rho [S,B] of maps [B,n] with others [S,B,n]; NaN where one of these is constant or not finite."""
+    others, broken = finite_rows(others.flatten(0, 1))
+    undefined = (broken | is_constant(others)).view(-1, len(given))
+    return pearson(average_ranks(given), average_ranks(others).view(-1, *given.shape)).masked_fill(undefined, torch.nan)
 
 
-def _mean(rho: Sequence[Tensor], undefined: Mapping[str, Tensor]) -> Values:
-    mean = torch.stack(list(rho)).mean(0)
+def _mean(rho: Tensor, undefined: Mapping[str, Tensor]) -> Values:
+    """Mean [B] over the models of rho [S,B]."""
+    mean = rho.mean(0)
     return column(mean, {**undefined, NO_RANDOM_MAP: mean.isnan()})
 
 

@@ -75,7 +75,8 @@ def patches_to_pixels(patches: Tensor, geometry: TokenGeometry) -> Tensor:
         raise BadInputError(f"patch values of this model end in shape {(h, w)}, not {tuple(patches.shape[-2:])}.")
     rows = torch.arange(height, device=patches.device) * h // height
     columns = torch.arange(width, device=patches.device) * w // width
-    return patches[..., rows[:, None], columns]
+    # Columns first: then whole lines are copied, many times faster than pixel by pixel.
+    return patches.index_select(-1, columns).index_select(-2, rows)
 
 
 def mixed_rows(inputs: Tensor, samples: Tensor, where: Tensor, baseline: Tensor | None = None) -> Tensor:
@@ -95,9 +96,10 @@ def mixed_rows(inputs: Tensor, samples: Tensor, where: Tensor, baseline: Tensor 
     owners, counts = torch.unique_consecutive(samples, return_counts=True)
     for sample, count in zip(owners.tolist(), counts.tolist(), strict=True):
         part = slice(start, start + count)
-        torch.mul(inputs[sample], kept[part], out=rows[part])
-        if baseline is not None:
-            rows[part].addcmul_(baseline[sample], where[part].to(inputs.dtype))
+        if baseline is None:
+            torch.mul(inputs[sample], kept[part], out=rows[part])
+        else:
+            torch.where(where[part], baseline[sample], inputs[sample], out=rows[part])
         start += count
     return rows
 

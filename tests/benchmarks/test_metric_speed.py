@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from vitxai.bench.contract import explainers
 from vitxai.bench.speed import inputs_for
 from vitxai.bench.speed_metrics import (
+    ROWS,
     TARGETS,
     MetricBench,
     MetricRow,
@@ -47,6 +50,16 @@ def test_passes_equal_the_formula(bench: MetricBench, spec: str) -> None:
     assert (row.explanations, row.forwards, row.further) == FORMULAS[spec]
     assert row.ratio is not None
     assert row.ratio > 0
+
+
+def test_batches_of_the_limit_hold_rows_of_one_model(bench: MetricBench) -> None:
+    """Fifteen randomised models explain two rows each, however many rows a pass may take."""
+    maps = bench.best(bench.explain, together=2, needed=30)
+    assert (maps.rows, maps.calls) == (2, 8)
+    assert maps.seconds() > 0
+    passes = bench.best(bench.forward, together=808, needed=808)
+    assert passes.rows in ROWS
+    assert passes.calls == math.ceil(404 / passes.rows)
 
 
 def test_every_target_has_a_formula() -> None:

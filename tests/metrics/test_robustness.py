@@ -452,8 +452,31 @@ class TestRandomisedModels:
             assert parameter.data_ptr() == (made.fresh[name] if name.startswith("blocks.0.") else original).data_ptr()
         cascade = made.models[made.top_down[2]].module.get_parameter("blocks.0.attn.qkv.weight")
         assert cascade.data_ptr() == block.get_parameter("blocks.0.attn.qkv.weight").data_ptr()
-        full = dict(made.models[made.full].module.named_parameters())
-        assert all(not torch.equal(full[name], p) for name, p in vit.module.named_parameters())
+        full = made.models[made.full].module
+        assert all(not torch.equal(full.get_parameter(name), p) for name, p in vit.module.named_parameters())
+        assert block.blocks[0] is full.blocks[0]
+        assert block.blocks[1] is vit.module.blocks[1]
+        assert block.norm is vit.module.norm
+
+    def test_shared_parts_give_what_a_whole_copy_gives(self, vit, vit_batch, ctx):
+        before = vit(vit_batch.inputs)
+        for fresh in randomised_models(vit, ctx).models.values():
+            whole = copy.deepcopy(vit.module)
+            whole.load_state_dict(fresh.module.state_dict())
+            assert torch.equal(fresh(vit_batch.inputs), whole(vit_batch.inputs))
+        assert torch.equal(vit(vit_batch.inputs), before)
+
+    def test_parts_that_share_a_parameter_across_stages_keep_sharing_it(self, ctx):
+        first, last = torch.nn.Linear(3, 3, bias=False), torch.nn.Linear(3, 3, bias=False)
+        last.weight = first.weight
+        module = torch.nn.ModuleDict(
+            {"stem": first, "blocks": torch.nn.ModuleList([torch.nn.Linear(3, 3)]), "head": last}
+        )
+        made = randomised_models(Model(module, "tied", None, (2, 2), (0.0,), (1.0,), ""), ctx)
+        stem_alone = made.models[frozenset({0})].module
+        assert stem_alone["stem"].weight is stem_alone["head"].weight
+        assert torch.equal(stem_alone["stem"].weight, made.fresh["stem.weight"])
+        assert module["stem"].weight is module["head"].weight is not stem_alone["head"].weight
 
     def test_weights_are_drawn_as_the_model_draws_them(self, vit, ctx):
         """Quantus keeps tokens and positions, uses torch's defaults, and gives blocks of one seed equal weights."""
@@ -602,8 +625,9 @@ class TestMprt:
     def test_maps_are_counted(self, vit, vit_batch, gradient_maps):
         count = Counter()
         ctx = by(Counted(Gradient(), count))
-        metrics.create("mprt").score(vit, vit_batch, gradient_maps, ctx)
-        assert count["maps"] == 8 * (3 * 4 - 3)
+        with count_passes(vit.module) as passes:  # copies made here carry its hooks
+            metrics.create("mprt").score(vit, vit_batch, gradient_maps, ctx)
+        assert count["maps"] == passes.forwards == passes.backwards == 8 * (3 * 4 - 3)
         count.clear()
         metrics.create("smooth_mprt,samples=2").score(vit, vit_batch, gradient_maps, ctx)
         assert count["maps"] == 8 * 2 * (4 + 1)
