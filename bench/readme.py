@@ -17,15 +17,22 @@ COLUMNS = {
     "auprc": "AUPRC (lesion)",
     "faithfulness_correlation": "faithfulness correlation",
 }
+UNDEFINED = "undefined"
 START, END = "<!-- leaderboard -->\n", "<!-- /leaderboard -->"
 
 
 def table(board: Leaderboard) -> str:
-    """Markdown: an explainer a row, oracle first and floors last, mean with interval and rank interval a column."""
+    """Markdown: an explainer a row, oracle first and floors last, mean with interval and rank interval a column.
+
+    Methods of which none of these figures is defined are left out.
+    """
     header = f"| explainer | {' | '.join(COLUMNS.values())} |"
     shown = [row for row in board.rows if "frozen model" not in _marks(board, row)]
     lines = [header, "|" + "---|" * (1 + len(COLUMNS))]
-    lines += [f"| {_name(board, row)} | {' | '.join(_figure(row, column) for column in COLUMNS)} |" for row in shown]
+    for row in shown:
+        figures = [_figure(row, column) for column in COLUMNS]
+        if set(figures) != {UNDEFINED}:
+            lines.append(f"| {_name(board, row)} | {' | '.join(figures)} |")
     return "\n".join((*_caption(board), "", *lines)) + "\n"
 
 
@@ -50,7 +57,7 @@ def _name(board: Leaderboard, row: Row) -> str:
 def _figure(row: Row, column: str) -> str:
     figure = row.figures.get(column)
     if figure is None or figure.headline.mean is None:
-        return "undefined"
+        return UNDEFINED
     rank = text.rank(figure)
     shown = f"{text.number(figure.headline.mean)} {text.interval(figure)}"
     return f"{shown} · rank {rank}" if rank else shown
