@@ -31,6 +31,7 @@ from .contract import datasets as dataset_registry
 from .contract import explainers as explainer_registry
 from .contract import metrics as metric_registry
 from .contract.registry import import_file
+from .data_facts import files_left_out
 from .display import pictures
 from .fingerprint import fingerprint
 from .guard import LeftAsFound, LeftChangedError, ModuleState
@@ -91,7 +92,7 @@ def load_cell(cell: Cell) -> tuple[CellWork, CellFacts]:
         machine=machine.as_json(),
         machine_key=machine.key,
         label_conflict=samples.label_conflict,
-        left_out=left_out,
+        left_out={**files_left_out(dataset), **left_out},
     )
     return CellWork(cell, facts, model, samples), facts
 

@@ -98,9 +98,13 @@ def take_stock(spec: Spec, at_most: int | None = None) -> Inventory:
     splits = {split: _count(dataset, info, split, at_most, unreadable) for split in SPLITS}
     if unreadable and not any(count.read for count in splits.values()):
         raise BadInputError(f"no sample that was looked at can be read, the first: {next(iter(unreadable.values()))}")
-    # Data sets that leave bad files out say which; the contract does not ask it of others.
+    return Inventory(info, splits, {**files_left_out(dataset), **unreadable})
+
+
+def files_left_out(dataset: Dataset) -> Mapping[str, str]:
+    """Files that a data set itself left out, with the reason; the contract does not ask it of data sets to say so."""
     told: Callable[[], Mapping[str, str]] | None = getattr(dataset, "left_out", None)
-    return Inventory(info, splits, {**(told() if told else {}), **unreadable})
+    return told() if told else {}
 
 
 def _count(

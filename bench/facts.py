@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from ..models.shipped import checkpoint_folder, checkpoint_name
 from .contract import Spec
 from .contract import datasets as dataset_registry
+from .data_facts import files_left_out
 from .fingerprint import fingerprint
 from .keys import key_of, plugin_identity
 from .source import source_digest
@@ -53,6 +54,8 @@ def _key(cell: Cell) -> str | None:
         "machine": fingerprint("cpu").key,
         "source": [source_digest(module) for module in SOURCES],
     }
+    if files := files_left_out(dataset):  # no part of the content, which is that of the samples
+        parts["left_out"] = files
     return key_of("facts", parts)
 
 

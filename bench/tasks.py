@@ -48,7 +48,8 @@ class CellFacts:
         machine: the fingerprint as JSON values; ``machine_key`` stands for it in keys.
         label_conflict: why the data set's labels are no answers of the model and count as unknown; empty where they
             are.
-        left_out: why samples that the data set names are not among ``ids``, by id: they could not be read.
+        left_out: why samples that the data set names are not among ``ids``, by id: they could not be read. Also why
+            files are no samples, by file, where the data set says so.
     """
 
     ids: tuple[str, ...]

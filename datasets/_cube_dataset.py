@@ -20,6 +20,7 @@ from ._cube_listing import (
     Listing,
     Usable,
     check_mask,
+    is_one_of,
     of_one_spectrum,
     read_mask,
     refuse_broken,
@@ -46,7 +47,7 @@ class CubeDataset(Dataset):
         bands: stored bands to keep, from 0: ``0-49+60`` or ``0-199:4``.
         range: nm to keep: ``400-1000``.
         resample: centres to interpolate to, linearly: a file, ``400-1000:20``, or a model's ``.safetensors``.
-        white, dark: reference cubes; samples are then (raw - dark) / (white - dark).
+        white, dark: reference cubes; samples are then (raw - dark) / (white - dark). They are no samples themselves.
         scale: numbers are divided by it; 0 takes what the file says, else 1.
         key: name of the cube in .mat, HDF5 and .npz files; else the usual names, else the largest.
         axis: where the bands lie; ``auto`` is the axis as long as the wavelengths, else the format's habit.
@@ -176,8 +177,7 @@ class CubeDataset(Dataset):
                 f"{id}\0{usable.entry.label if usable.entry.traits is None else usable.entry.traits}",
                 *(fact for file in files for fact in file_facts([file], file.parent)),
             ]
-        references = [file.expanduser() for file in (self.white, self.dark) if file]
-        facts += [fact for file in references for fact in file_facts([file], file.parent)]
+        facts += [fact for file in self._reference_files for fact in file_facts([file], file.parent)]
         first = next(iter(self._usable.values()))
         return fingerprint([*facts, *self._classes, repr(first.spectrum)])
 
@@ -208,6 +208,8 @@ class CubeDataset(Dataset):
         listing = self._listing()
         usable, faults = dict[str, Usable](), dict(listing.faults)
         for id, entry in listing.entries.items():
+            if is_one_of(entry.path, self._reference_files):
+                continue
             try:
                 header = self._header(entry.path)
                 usable[id] = Usable(entry, header, self._spectrum(header))
@@ -273,6 +275,10 @@ class CubeDataset(Dataset):
 
     def _scale_of(self, header: CubeHeader) -> float:
         return self.scale or (header.scale if header.scale != 1 else self._known_scale)
+
+    @property
+    def _reference_files(self) -> tuple[Path, ...]:
+        return tuple(file.expanduser() for file in (self.white, self.dark) if file is not None)
 
     @cached_property
     def _reference(self) -> Reflectance | None:

@@ -86,13 +86,20 @@ def package(name: str) -> Any:
 
 @contextmanager
 def faults_named(path: Path) -> Iterator[None]:
-    """Whatever a reader of foreign files raises, as one error that names the file."""
+    """Whatever a reader of foreign files raises, as one error that names the file.
+
+    Raises:
+        BadInputError: the file cannot be read.
+        MissingPackageError: tifffile lacks the package that unpacks it.
+    """
     try:
         yield
     except VitxaiError:
         raise
     except Exception as error:
         text = str(error).replace(str(path), "it").strip() or type(error).__name__
+        if "imagecodecs" in text:
+            raise MissingPackageError(f"{path} needs imagecodecs to be unpacked: pip install imagecodecs.") from error
         if "allow_pickle" in text or "Object arrays" in text:
             text = "it holds Python objects (a pickle), which can run code when they are loaded"
         raise BadInputError(f"{path} cannot be read: {text}. The file is damaged or of another format.") from error

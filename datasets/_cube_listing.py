@@ -66,6 +66,14 @@ class Usable:
         return self.entry.mask is not None or self.header.has_mask
 
 
+def is_one_of(path: Path, files: Iterable[Path]) -> bool:
+    """Whether the path is one of these files, by whatever name; what cannot be opened is none of them."""
+    try:
+        return any(path.samefile(file) for file in files)
+    except OSError:
+        return False
+
+
 def tell_faults(name: str, path: Path, faults: Mapping[str, str], usable: int, strict: bool) -> None:
     """Warns of the files that are left out.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from ..bench.contract import BadInputError
 from ._wavelengths import Nanometres, in_nanometres
 
+log = logging.getLogger(__name__)
 DATA_SUFFIXES = (".raw", ".img", ".dat", ".bil", ".bsq", ".bip", ".bin", ".cube", "")
 DATA_TYPES = {1: "u1", 2: "i2", 3: "i4", 4: "f4", 5: "f8", 12: "u2", 13: "u4", 14: "i8", 15: "u8"}
 AXES = {
@@ -108,15 +111,15 @@ def _entries(path: Path) -> Mapping[str, str]:
         raise BadInputError(f"{path} is no text, so it is no ENVI header.")
     found: dict[str, str] = {}
     key, pieces = "", list[str]()
-    for line in text.splitlines():
-        line = line.strip()
-        if line.startswith(";"):
-            continue
+    lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith(";")]
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
         if not key:
             name, equals, value = line.partition("=")
             if not equals:
                 continue
             key, line = " ".join(name.split()).lower(), value.strip()
+            if not line and following.startswith("{"):
+                continue
         pieces.append(line)
         if pieces[0].startswith("{") and "}" not in line:
             continue
@@ -163,9 +166,22 @@ def _wavelengths(entries: Mapping[str, str], bands: int, path: Path) -> Nanometr
     if len(listed) != bands:
         raise BadInputError(f"{path} lists {len(listed)} wavelengths for {bands} bands.")
     try:
-        return in_nanometres([float(piece) for piece in listed], str(path), unit)
+        values = [float(piece) for piece in listed]
+        if unit.lower() in ("", "unknown") and values in (list(range(bands)), list(range(1, bands + 1))):
+            _tell_numbers(path, bands)
+            return ()
+        return in_nanometres(values, str(path), unit)
     except ValueError as error:
         raise BadInputError(str(error) if isinstance(error, BadInputError) else f"{path}: {error}.") from None
+
+
+@cache
+def _tell_numbers(path: Path, bands: int) -> None:
+    """Once a process: headers are read again with every sample."""
+    log.warning(
+        "wavelengths of %s are the numbers of its %d bands without a unit, so none are known; pass wavelengths=",
+        path, bands,
+    )  # fmt: skip
 
 
 def _data_file(header: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from ..bench.contract import BadInputError, DatasetInfo, Sample, Split, dataset
 from ._catalogue import Recipe
 from ._cube_dataset import CubeDataset
 from ._cube_files import KINDS, stem_of
-from ._cube_listing import Entry, Listing, tell_faults
+from ._cube_listing import Entry, Listing, is_one_of, tell_faults
 from ._file_splits import LEARNING, SPLIT_NAMES, Splits, fingerprint, mixed, split_by_hash
 from ._image_files import SUFFIXES, check_same_size, file_facts, folder_at, read_classes, read_rgb
 from ._safe_paths import inside
@@ -45,7 +46,8 @@ class Csv(CubeDataset):
     of cubes: see the parameters of ``CubeDataset``; pictures use ``size`` (224 where it is 0) and ``fit``.
 
     Attributes:
-        classes: labels joined by ``+``, in the model's logit order; others are unknown; else all, sorted.
+        classes: labels joined by ``+``, in the model's logit order; others are unknown; else all, sorted:
+            as numbers where all are whole numbers (0, 1, 2, 10), else as text.
         root: folder that paths count from; else the table's.
         kind: what the files are; ``auto`` tells by their suffixes.
 
@@ -136,13 +138,14 @@ class Csv(CubeDataset):
             cells = dict(zip(names, (cell.strip() for cell in line), strict=False))
             if any(cells.values()):
                 rows.append(Row(number, *(cells.get(name, "") for name in ("path", "label", "mask", "split"))))
-        return rows
+        return [row for row in rows if not is_one_of(self._root / row.path, self._reference_files)]
 
     @cached_property
     def _classes(self) -> tuple[str, ...]:
-        return tuple(name for name in self.classes.split("+") if name) or tuple(
-            sorted({row.label for row in self._rows if row.label})
-        )
+        labels = {row.label for row in self._rows if row.label}
+        whole = all(re.fullmatch(r"-?[0-9]{1,18}", label) for label in labels)
+        listed = sorted(labels, key=lambda label: (int(label) if whole else 0, label))
+        return tuple(name for name in self.classes.split("+") if name) or tuple(listed)
 
     @cached_property
     def _of_pictures(self) -> bool:

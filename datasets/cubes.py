@@ -11,7 +11,7 @@ from ..bench.contract import BadInputError, Split, dataset
 from ._catalogue import Recipe
 from ._cube_dataset import CubeDataset
 from ._cube_files import BARE_SUFFIXES, KINDS, is_cube, stem_of
-from ._cube_listing import Entry, Listing, without_twins
+from ._cube_listing import Entry, Listing, is_one_of, without_twins
 from ._file_splits import LEARNING, Splits, mixed, split_by_hash, splits_of
 from ._image_files import SUFFIXES, folder_at
 from ._safe_paths import files_in, folders_in
@@ -91,7 +91,7 @@ class Cubes(CubeDataset):
                 name
                 for parent in parents
                 for name, folder in folders_in(parent, self._root).items()
-                if folder != self._mask_root
+                if folder != self._mask_root and not self._holds_references_alone(folder)
             }
         )
         wanted = tuple(name for name in self.classes.split("+") if name)
@@ -100,6 +100,11 @@ class Cubes(CubeDataset):
                 f"{str(self._root)!r} has no class folder {', '.join(absent)}; it has {', '.join(found) or 'none'}."
             )
         return wanted or tuple(found)
+
+    def _holds_references_alone(self, folder: Path) -> bool:
+        """Whether the cubes of a folder are ``white`` and ``dark``; such a folder is no class."""
+        found = files_in(folder, is_cube) if self._reference_files else []
+        return bool(found) and all(is_one_of(path, self._reference_files) for path in found)
 
     def _listing(self) -> Listing:
         if self._single:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from vitxai.bench.cell import load_cell
-from vitxai.bench.contract import Spec
+from vitxai.bench.contract import Spec, datasets
 from vitxai.bench.facts import keep_facts, known_facts, weights_file
 from vitxai.bench.store import Store
 from vitxai.bench.tasks import Cell
@@ -52,6 +53,25 @@ def test_another_cell_is_not_known(cell: Cell, change: dict) -> None:
     store = Store(cell.store)
     keep_facts(cell, store, load_cell(cell)[1])
     assert known_facts(replace(cell, **change), store) is None
+
+
+def test_files_that_the_data_set_left_out_are_told_and_part_of_the_key(cell: Cell, tmp_path: Path) -> None:
+    for number in range(8):
+        folder = tmp_path / "data" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (30 * number, 0, 0)).save(folder / f"{number}.png")
+    data = Spec("folder", {"path": str(tmp_path / "data"), "size": "16", "splits": "test"})
+    cell, store = replace(cell, dataset=data), Store(cell.store)
+    keep_facts(cell, store, load_cell(cell)[1])
+    shutil.copy(tmp_path / "data" / "a" / "0.png", tmp_path / "data" / "a" / "new.png")
+    shutil.copy(tmp_path / "data" / "a" / "0.png", tmp_path / "data" / "a" / "new.jpg")
+    assert known_facts(cell, store) is None  # though the samples are the same
+    _, facts = load_cell(cell)
+    assert len(facts.ids) == 4
+    assert facts.left_out == {**datasets.create(data).left_out()}  # type: ignore[attr-defined]
+    assert "new.jpg" in "".join(facts.left_out.values())
+    keep_facts(cell, store, facts)
+    assert known_facts(cell, store) == facts
 
 
 def test_other_weights_in_the_same_file_are_not_known(cell: Cell, tiny_models: tuple[str, str]) -> None:

@@ -72,6 +72,33 @@ def test_cubes(cubes: Path) -> None:
     assert verdict.passed, str(verdict)
 
 
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["10", "2", "0", "1"], ("0", "1", "2", "10")),
+        (["10", "-2", "0", "1"], ("-2", "0", "1", "10")),
+        (["10", "2", "0", "b"], ("0", "10", "2", "b")),
+        (["10", "2", "02", "1.5"], ("02", "1.5", "10", "2")),
+        (["7", "07", "10", "1"], ("1", "07", "7", "10")),
+    ],
+)
+def test_labels_that_are_whole_numbers_are_sorted_as_numbers(
+    cubes: Path, labels: list[str], classes: tuple[str, ...]
+) -> None:
+    data = csv(table(cubes, "path,label,split", *(f"{n}.npy,{label},test" for n, label in enumerate(labels))))
+    assert data.info().classes == classes
+    assert data.sample("1").label == classes.index(labels[1])
+
+
+def test_rows_of_references_are_no_samples(cubes: Path) -> None:
+    lines = ["path,label", "0.npy,dark", "7.npy,white", *(f"{n}.npy,{'ab'[n % 2]}" for n in range(1, 7))]
+    data = csv(table(cubes, *lines), white=cubes.parent / "7.npy", dark=cubes.parent / "0.npy", strict="true")
+    assert data.info().classes == ("a", "b")
+    ids = [id for split in ("fit", "validation", "test") for id in data.ids(split)]  # type: ignore[arg-type]
+    assert sorted(ids) == ["1", "2", "3", "4", "5", "6"]
+    np.testing.assert_allclose(data.sample("3").input, 3 / 7, rtol=1e-6)
+
+
 def test_train_without_val(cubes: Path) -> None:
     lines = ["path,label,split", *(f"{n}.npy,{'ab'[n % 2]},{'train' if n < 7 else 'test'}" for n in range(8))]
     data = csv(table(cubes, *lines))

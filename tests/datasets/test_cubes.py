@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import re
 from collections.abc import Callable
@@ -104,6 +105,29 @@ def test_envi_micrometres_and_scale(tmp_path: Path) -> None:
     np.testing.assert_allclose(only(path, scale=2), expected() / 2)
 
 
+@pytest.mark.parametrize("between", ["", "\n", "; centres\n"])
+def test_envi_wavelengths_on_the_next_line(tmp_path: Path, between: str) -> None:
+    listed = "\n" + between + "{450, 550,\n 670, 800}\ndescription ="
+    assert cubes(envi(tmp_path / "x.hdr", wavelength=listed)).info().wavelengths == NM
+    path = envi(tmp_path / "y.hdr", **{"description": "", "wavelength units": "", "wavelength": "{450, 550, 670, 800}"})
+    assert cubes(path).info().wavelengths == NM
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("unit", [None, "Unknown"])
+def test_envi_wavelengths_that_count_bands_are_none(
+    tmp_path: Path, first: int, unit: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    counted = "{" + ", ".join(map(str, range(first, first + BANDS))) + "}"
+    path = envi(tmp_path / "x.hdr", **{"wavelength": counted, "wavelength units": unit})
+    with caplog.at_level(logging.WARNING):
+        assert cubes(path).info().wavelengths == ()
+    assert caplog.text.count("x.hdr are the numbers of its 4 bands without a unit") == 1
+    assert cubes(path, wavelengths="400-700").info().wavelengths == (400.0, 500.0, 600.0, 700.0)
+    path = envi(tmp_path / "y.hdr", **{"wavelength": "{1, 2, 3, 4}", "wavelength units": "Micrometers"})
+    assert cubes(path).info().wavelengths == (1000.0, 2000.0, 3000.0, 4000.0)
+
+
 def test_numpy_files(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.asfortranarray(CUBE))
     np.testing.assert_array_equal(only(tmp_path / "x.npy"), expected())
@@ -180,13 +204,38 @@ def test_tiff_pages_are_bands(tmp_path: Path, options: dict[str, Any]) -> None:
     np.testing.assert_array_equal(only(tmp_path / "x.tiff", bands="2-3"), expected()[2:])
 
 
-def test_tiff_written_one_page_after_the_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("packed", [(), (1, 3), (0, 1, 2, 3)])
+def test_tiff_written_one_page_after_the_other(tmp_path: Path, packed: tuple[int, ...]) -> None:
     tifffile = pytest.importorskip("tifffile")
     with tifffile.TiffWriter(tmp_path / "x.tif") as file:
         for band in range(BANDS):
-            file.write(CUBE[..., band], compression="zlib" if band % 2 else None, contiguous=False)
-    with pytest.raises(BadInputError, match=r"array of shape \(6, 5\); a cube has"):  # of unlike pages only one counts
+            file.write(CUBE[..., band], compression="zlib" if band in packed else None, contiguous=False)
+    np.testing.assert_array_equal(only(tmp_path / "x.tif"), expected())
+    np.testing.assert_array_equal(only(tmp_path / "x.tif", bands="3+1"), expected()[[3, 1]])
+    (tmp_path / "x.tif").write_bytes((tmp_path / "x.tif").read_bytes()[:-3])
+    with pytest.raises(BadInputError, match=r"x\.tif .*truncated"):
         only(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize("last", [CUBE[1:, :, 3], CUBE[..., 3].astype("f4"), CUBE[..., :3]])
+def test_tiff_pages_that_are_not_alike_are_no_bands(tmp_path: Path, last: NDArray[Any]) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    with tifffile.TiffWriter(tmp_path / "x.tif") as file:
+        for page in (CUBE[..., 0], CUBE[..., 1], last):
+            file.write(page)
+    with pytest.raises(BadInputError, match=r"array of shape \(6, 5\); a cube has"):
+        only(tmp_path / "x.tif")
+
+
+def test_a_codec_that_is_missing_stops_the_run(tmp_path: Path) -> None:
+    pytest.importorskip("tifffile")
+    if importlib.util.find_spec("imagecodecs"):
+        pytest.skip("imagecodecs is installed")
+    first, *others = (Image.fromarray(CUBE[..., band].astype(np.uint8)) for band in range(BANDS))
+    first.save(tmp_path / "x.tif", save_all=True, append_images=others, compression="tiff_lzw")
+    np.save(tmp_path / "y.npy", CUBE)
+    with pytest.raises(_cube_header.MissingPackageError, match=r"x\.tif needs imagecodecs .*pip install imagecodecs\."):
+        cubes(tmp_path).ids("test")
 
 
 def test_tiff_with_the_bands_last(tmp_path: Path) -> None:
@@ -328,6 +377,21 @@ def test_white_and_dark_reference(tmp_path: Path) -> None:
     references["dark"] = envi(tmp_path / "d.hdr", dark[..., :2])
     with pytest.raises(BadInputError, match=r"x\.hdr has 4 bands, white reference .* 2"):
         only(path, **references)
+
+
+def test_references_are_no_samples_and_no_class(tmp_path: Path) -> None:
+    envi(tmp_path / "sick" / "x.hdr")
+    envi(tmp_path / "sick" / "y.hdr")
+    white = envi(tmp_path / "refs" / "white.hdr", CUBE + 5000)
+    dark = envi(tmp_path / "refs" / "dark.hdr", CUBE // 100)
+    assert cubes(tmp_path).info().classes == ("refs", "sick")  # nothing says what they are
+    data = cubes(tmp_path, splits="test", white=white, dark=dark)
+    assert data.info().classes == ("sick",)
+    assert sorted(data.ids("test")) == ["sick/x", "sick/y"]
+    assert data.left_out() == {}  # type: ignore[attr-defined]
+    named_otherwise = tmp_path / "sick" / ".." / "sick" / "y.hdr"
+    data = cubes(tmp_path, splits="test", classes="sick", white=white, dark=named_otherwise, strict="true")
+    assert list(data.ids("test")) == ["sick/x"]
 
 
 def test_leaf_masks(tmp_path: Path) -> None:
