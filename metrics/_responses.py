@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import Tensor
 
 from ..bench.contract import Batch, Context, Model
@@ -40,6 +38,6 @@ def target_probability(logits: Tensor, targets: Tensor) -> Tensor:
     return target_logit(logits.softmax(1), targets)
 
 
-def close_ends(first: Tensor, last: Tensor) -> Mapping[str, Tensor]:
+def close_ends(first: Tensor, last: Tensor) -> dict[str, Tensor]:
     """Where [B] a curve cannot be normalised, with the reason: its ends [B] are probabilities that hardly differ."""
     return {f"the ends of the curve differ by less than {SMALLEST_CHANGE}": (first - last).abs() < SMALLEST_CHANGE}
