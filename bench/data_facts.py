@@ -59,7 +59,8 @@ def recipe_of(name: str) -> Mapping[str, str | tuple[str, ...]]:
     cls = datasets.get(name)
     recipe = getattr(cls, "recipe", None)
     if recipe is None:
-        facts: dict[str, str | tuple[str, ...]] = {"title": " ".join((cls.__doc__ or name).split("\n\n")[0].split())}
+        first = (cls.__doc__ or name).split("\n\n")[0].replace("``", "")
+        facts: dict[str, str | tuple[str, ...]] = {"title": " ".join(first.split())}
         if not needed(name):
             info = cls().info()
             facts |= {"get": "Built in: nothing has to be fetched.", "licence": info.licence, "cite": info.citation}

@@ -29,7 +29,8 @@ def test_plan_run_and_plan_again(
         return plan_suite(suite, tmp_path / "store", workers=2, plugins=tiny_plugins, device="cpu")
 
     before = plan()
-    assert list((tmp_path / "store").rglob("*")) == []  # planning stores nothing
+    stored = {path.relative_to(tmp_path / "store").parts[0] for path in (tmp_path / "store").rglob("*")}
+    assert stored <= {"sample"}  # planning stores nothing but samples that took long to decode
     by_plugin = {forecast.plugin: forecast for forecast in before.cells[0].forecasts}
     n = 8
     assert by_plugin["clean responses"].forwards == n
