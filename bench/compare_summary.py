@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from . import junit
-from .comparison import Comparison, Verdict
+from .comparison import ONE_SIDED, Comparison, Verdict
 from .report import figures_text as text
 
 if TYPE_CHECKING:
@@ -107,8 +107,8 @@ def gap_lines(result: Comparison) -> list[list[str]]:
 
 def lost_explainers(result: Comparison) -> set[str]:
     """Explainers of one run that the other does not have at all."""
-    judged = {v.explainer for v in result.verdicts}
-    return {gap.explainer for gap in result.gaps if result.kind == "runs"} - judged
+    both = {v.explainer for v in result.verdicts} | {g.explainer for g in result.gaps if g.reason not in ONE_SIDED}
+    return {gap.explainer for gap in result.gaps if result.kind == "runs"} - both
 
 
 def as_markdown(result: Comparison) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from . import compare_statistics as cs
 from .board_figures import tuned_on
-from .comparison import Gap, Settings, Verdict
+from .comparison import ONE_SIDED, Gap, Settings, Verdict
 from .gate_findings import FAILED
 from .paired_scores import FIGURE
 from .score_array import ColumnFacts
@@ -110,7 +110,7 @@ def gaps(
     names = known.names
     found: dict[tuple[str, str, str], list[str]] = {}
     sides = [_figures(before), _figures(after)]
-    for only, text in ((sides[0] - sides[1], "only on the first side"), (sides[1] - sides[0], "only on the second")):
+    for only, text in zip((sides[0] - sides[1], sides[1] - sides[0]), ONE_SIDED, strict=True):
         for board, explainer, _, metric, column in sorted(only):
             found.setdefault((board, explainer, text), []).append(names[metric, column])
     done = {(v.board, v.explainer, v.own_model, v.column) for v in judged}

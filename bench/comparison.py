@@ -13,6 +13,8 @@ from .paired_scores import MATTERS, Outcome
 from .statistics import ALPHA
 
 Status = Literal["ok", "regression", "not_comparable"]
+ONE_SIDED = ("only on the first side", "only on the second")
+"""Reasons of a gap: what the other side does not have at all."""
 EXIT_CODES: Mapping[Status, int] = {"ok": 0, "regression": 1, "not_comparable": 3}
 
 

@@ -26,14 +26,11 @@ def table(board: Leaderboard) -> str:
 
     Methods of which none of these figures is defined are left out.
     """
-    header = f"| explainer | {' | '.join(COLUMNS.values())} |"
     shown = [row for row in board.rows if "frozen model" not in _marks(board, row)]
-    lines = [header, "|" + "---|" * (1 + len(COLUMNS))]
-    for row in shown:
-        figures = [_figure(row, column) for column in COLUMNS]
-        if set(figures) != {UNDEFINED}:
-            lines.append(f"| {_name(board, row)} | {' | '.join(figures)} |")
-    return "\n".join((*_caption(board), "", *lines)) + "\n"
+    lines = [(_name(board, row), *(_figure(row, column) for column in COLUMNS)) for row in shown]
+    defined = [line for line in lines if set(line[1:]) != {UNDEFINED}]
+    head = ("explainer", *COLUMNS.values())
+    return "\n".join((*_caption(board), "", text.grid(head, defined, right=False))) + "\n"
 
 
 def _caption(board: Leaderboard) -> tuple[str, ...]:

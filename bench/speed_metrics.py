@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 from .context import EngineContext, Shared
 from .contract import Batch, Explainer, Explanation, Model, explainers, metrics
 from .profile import Passes, count_passes
+from .report.figures_text import grid
 from .speed import cpu_seconds, inputs_for
-from .speed_table import Missing, filled
+from .speed_table import Missing, filled, left_out
 
 if TYPE_CHECKING:
     from torch import nn
@@ -292,7 +293,7 @@ def table(rows: Sequence[MetricRow]) -> str:
         "metric", "own / limit", "pairs", "target", "", "explanations", "forwards", "for a further explainer", "time",
         "further",
     )  # fmt: skip
-    lines = [header, ("---",) * len(header)]
+    lines = []
     for row in rows:
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
         spread = "" if len(row.ratios) < 2 else f" ({min(row.ratios):.2f}–{max(row.ratios):.2f})"
@@ -301,15 +302,12 @@ def table(rows: Sequence[MetricRow]) -> str:
         counts = (f"{row.explanations:g}", f"{row.forwards:g}", f"{row.further:g}")
         times = (f"{row.time:.3g}", f"{row.further_time:.3g}")
         lines.append((f"`{row.name}`", ratio, f"{len(row.times)}{spread}", target, verdict, *counts, *times))
-    return "\n".join(
-        f"| {' | '.join(line)} |" if line is not lines[1] else "|" + "---|" * len(header) for line in lines
-    )
+    return grid(header, lines, right=False)
 
 
 def report(head: str, lines: Sequence[MetricRow | Missing]) -> str:
     """Conditions, table, and what was not measured."""
     missing = [line for line in lines if isinstance(line, Missing)]
     parts = [head, table([line for line in lines if isinstance(line, MetricRow)])]
-    if missing:
-        parts.append("\n".join(["Not measured:", "", *(f"- `{one.name}`: {one.reason}" for one in missing)]))
+    parts += [left_out(missing)] if missing else []
     return "\n\n".join(parts)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .contract import BadInputError
+from .report.figures_text import grid
 
 Per = Literal["batch", "step", "forward"]
 
@@ -94,7 +95,7 @@ def table(rows: Sequence[Row]) -> str:
     shared = [tape for tape, count in asked.items() if count > 1]
     letters = {tape: chr(ord("A") + index) for index, tape in enumerate(shared)}
     header = ("explainer", "ratio", "pairs", "target", "", "marginal", "tape", "memory", "forwards + backwards")
-    lines = [_cells(header), "|" + "---|" * len(header)]
+    lines = []
     for row in rows:
         wanted = "" if row.target is None else f"≤ {row.target:g}"
         marginal = "" if row.marginal is None else f"{row.marginal:.2f}"
@@ -102,16 +103,16 @@ def table(rows: Sequence[Row]) -> str:
         passes = f"{row.forwards:g} + {row.backwards:g}"
         verdict = "**missed**" if row.verdict == "missed" else row.verdict
         cells = (f"`{row.name}`", _ratio(row), _pairs(row), wanted, verdict, marginal, tapes, f"{row.memory:.1f}")
-        lines.append(_cells((*cells, passes)))
-    legend = [f"- {letter}: {tape}" for tape, letter in letters.items()]
-    return "\n".join([*lines, *(["", "Recorded passes that several share:", "", *legend] if legend else [])])
+        lines.append((*cells, passes))
+    text = grid(header, lines, right=False)
+    legend = "\n".join(f"- {letter}: {tape}" for tape, letter in letters.items())
+    return f"{text}\n\nRecorded passes that several share:\n\n{legend}" if legend else text
 
 
 def peer_table(rows: Sequence[Row]) -> str:
     """Markdown of the peers' lines."""
     header = ("peer", "ratio", "pairs", "memory")
-    lines = [_cells((row.name, _ratio(row), _pairs(row), f"{row.memory:.1f}")) for row in rows]
-    return "\n".join([_cells(header), "|" + "---|" * len(header), *lines])
+    return grid(header, [(row.name, _ratio(row), _pairs(row), f"{row.memory:.1f}") for row in rows], right=False)
 
 
 def left_out(missing: Sequence[Missing]) -> str:
@@ -122,10 +123,6 @@ def left_out(missing: Sequence[Missing]) -> str:
 def shown(line: Row | Missing) -> str:
     """A line in short, for people who wait."""
     return line.reason if isinstance(line, Missing) else f"{_ratio(line)} {_pairs(line)} {line.verdict}"
-
-
-def _cells(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _ratio(row: Row) -> str:

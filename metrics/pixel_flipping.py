@@ -18,19 +18,19 @@ PAPER = Paper(
 )
 
 
-def _columns(feature: str) -> tuple[Column, ...]:
-    morf, lerf = f"{feature}s, most relevant first", f"{feature}s, least relevant first"
+def _columns(feature: str, several: str) -> tuple[Column, ...]:
+    morf, lerf = f"{several}, most relevant first", f"{several}, least relevant first"
     return (
         Column(f"{feature}_morf_auc", "lower", (0, 1), f"area under p(target) without {morf}"),
         Column(f"{feature}_lerf_auc", "higher", (0, 1), f"area under p(target) without {lerf}"),
-        Column(f"{feature}_abpc", "higher", (-1, 1), f"area between the two curves of {feature}s: LeRF - MoRF"),
+        Column(f"{feature}_abpc", "higher", (-1, 1), f"area between the two curves of {several}: LeRF - MoRF"),
         Column(f"{feature}_morf_auc_normalised", "lower", (None, None), f"{feature}_morf_auc, ends at 1 and 0"),
         Column(f"{feature}_lerf_auc_normalised", "higher", (None, None), f"{feature}_lerf_auc, ends at 1 and 0"),
         Column(f"{feature}_abpc_normalised", "higher", (None, None), f"{feature}_abpc of curves with ends 1 and 0"),
     )
 
 
-@metric("pixel_flipping", columns=_columns("pixel"), version=2, paper=PAPER, queries_model=True)
+@metric("pixel_flipping", columns=_columns("pixel", "pixels"), version=2, paper=PAPER, queries_model=True)
 class PixelFlipping(Metric):
     """Areas under the softmax probability of the target over the share of pixels that took the mean colour.
 
@@ -54,7 +54,7 @@ class PixelFlipping(Metric):
         return _flipped(model, batch, explanation, ctx, "pixels", self.steps)
 
 
-@metric("patch_flipping", columns=_columns("patch"), version=2, paper=PAPER, queries_model=True)
+@metric("patch_flipping", columns=_columns("patch", "patches"), version=2, paper=PAPER, queries_model=True)
 class PatchFlipping(Metric):
     """:class:`PixelFlipping` with patches in place of pixels: nothing is interpolated, and no patch is torn apart.
 

@@ -233,6 +233,12 @@ class TestLosses:
         assert compare_summary.lost_explainers(result) == {"rollout"}
         assert set(gap.columns) == {"auprc", "spatial_iou", "deletion_auc", "sparseness"}
 
+    def test_an_explainer_with_values_on_one_side_only_is_not_lost(self, runs, made, tmp_path: Path) -> None:
+        nowhere = without_values("rollout", "undefined", "the map is zero")
+        result = compare_runs(made.write(tmp_path / "nowhere", nowhere), made.write(tmp_path / "defined"))
+        assert {gap.explainer for gap in result.gaps} == {"rollout"}
+        assert compare_summary.lost_explainers(result) == set()
+
 
 class TestNotComparable:
     @pytest.mark.parametrize(
