@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from statistics import stdev
 
 from .score_array import ColumnFacts, Entry
 
@@ -31,6 +32,7 @@ class Figure:
         rank: best and worst rank among the methods; None for bounds and in columns that are unfit or have no direction.
         spread: sd (ddof=1) of the models' means; None for one model.
         by_model: the headline's mean on each of the board's models; None where undefined.
+        by_draw: the headline's mean of each of the explainer's draws, this one first; empty where there is one.
         behind: paired difference to the best mean in this column, with its own interval; None for the best itself.
         above_floors: separably better than every floor; None where the board has no floor or the column no direction.
         status, reason: ``ok``, or why samples are missing (the commonest cause).
@@ -45,6 +47,13 @@ class Figure:
     above_floors: bool | None
     status: str
     reason: str
+    by_draw: tuple[float | None, ...] = ()
+
+    @property
+    def draw_spread(self) -> float | None:
+        """Sd (ddof=1) over the draws that have a mean; None with fewer than two."""
+        known = [mean for mean in self.by_draw if mean is not None]
+        return stdev(known) if len(known) > 1 else None
 
 
 @dataclass(frozen=True)

@@ -169,10 +169,10 @@ class CellWork:
 
     def _fit(self, task: Fit) -> Artefact:
         assert task.explainer is not None
-        explainer = explainer_registry.create(task.explainer)
+        explainer = explainer_registry.create(task.explainer.method)
         monitor = Monitor(resume=self.store.scratch("fit", task.key))
         with self.guard([self.frozen], (), may_draw=True):
-            ctx = replace(self.context(), monitor=monitor)
+            ctx = replace(self.context(draw=task.explainer.draw), monitor=monitor)
             fitted = obtain_fit(explainer, self.frozen.model, ctx, self.facts.dataset_hash)
         if fitted is None:
             return Artefact(record={"facts": {}})
@@ -183,11 +183,11 @@ class CellWork:
 
     def _explain(self, task: Explain) -> Artefact:
         assert task.explainer is not None
-        explainer = explainer_registry.create(task.explainer)
+        explainer = explainer_registry.create(task.explainer.method)
         batches = self._batches(task.ids, task.clean)
         fitted = self.fitted(task.fit)
         owned = self.model_of(explainer, task.explainer, task.fit, fitted)
-        ctx = self.context(fitted)
+        ctx = self.context(fitted, task.explainer.draw)
         parts = []
         with self.guard([self.frozen, owned], batches):
             for batch in batches:
@@ -203,11 +203,11 @@ class CellWork:
         owned, ctx = self.frozen, self.context()
         again = "re-explain" in metric.needs
         if task.explainer is not None and (task.own or again):
-            explainer, fitted = explainer_registry.create(task.explainer), self.fitted(task.fit)
+            explainer, fitted = explainer_registry.create(task.explainer.method), self.fitted(task.fit)
             explained = self.model_of(explainer, task.explainer, task.fit, fitted)
             owned = explained if task.own else self.frozen
             if again and owned is explained and explainer.status != "external":
-                ctx = replace(ctx, fitted=fitted, method=explainer)
+                ctx = replace(ctx, fitted=fitted, method=explainer, draw=task.explainer.draw)
         maps: Sequence[Explanation | None] = [None] * len(batches)
         if task.explanation is not None:
             whole = self._explanation(task.explanation)
@@ -275,9 +275,9 @@ class CellWork:
                 self._own[spec, fit] = WatchedModel(model, ModuleState.of(model.module), owner)
         return self._own[spec, fit]
 
-    def context(self, fitted: Fitted | None = None) -> EngineContext:
+    def context(self, fitted: Fitted | None = None, draw: int = 0) -> EngineContext:
         """What plug-ins of this cell get."""
-        return EngineContext(self.cell.seed, fitted, self.facts.max_rows, self.shared, self.samples.fit_data)
+        return EngineContext(self.cell.seed + draw, fitted, self.facts.max_rows, self.shared, self.samples.fit_data)
 
     def fitted(self, key: str | None) -> Fitted | None:
         """What the fit of a key learned; None without a key."""

@@ -93,12 +93,12 @@ class _Planner:
                 yield Fit(method.fit, f"fit of {method.spec}", _group(method.spec), explainer=method.spec)
         for clean, method in pairs:
             yield from self._method_tasks(clean, method)
-        # Copies of one architecture cost the same: the first stands for the board.
+        # Copies of one architecture cost the same, and so do draws: the first stands for the board.
         if self.suite.costs and cleans and self.cell.model == self.board.models[0]:
-            yield from (self._cost(cleans[0], method) for method in methods)
+            yield from (self._cost(cleans[0], method) for method in methods if not method.spec.draw)
 
     def _method(self, spec: Spec) -> _Method:
-        refusal = _broken(explainer_registry, spec) or self._lacking(needs_of(explainer_registry.create(spec)))
+        refusal = _broken(explainer_registry, spec) or self._lacking(needs_of(explainer_registry.create(spec.method)))
         if refusal is not None:
             return _Method(spec, refusal, own=False, fit=None)
         cls = explainer_registry.get(spec.name)

@@ -16,6 +16,7 @@ from .cell_run import CellResult
 from .contract import Metric, Spec
 from .contract import explainers as explainer_registry
 from .contract import metrics as metric_registry
+from .score_array import DRAW
 from .store import Artefact, Store
 from .suite import Board, Suite, broken
 from .tasks import Cell, Clean, Cost, Score
@@ -207,6 +208,8 @@ def _who(explainer: Spec | None, own: bool) -> dict[str, Any]:
 def _status_label(explainer: Spec | None) -> str:
     if explainer is None:
         return ""
+    if explainer.draw:
+        return DRAW
     if broken(explainer_registry, explainer):
         return "broken"
     return str(explainer_registry.get(explainer.name).status)

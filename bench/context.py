@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
@@ -39,6 +39,7 @@ class EngineContext:
         shared: tapes and probes, shared by all plug-ins that get the same object.
         fit_data: source of ``data``; None where there is nothing to learn from.
         method: the explainer of the scored maps, fitted with ``fitted``; None where it cannot be asked again.
+        draw: of that explainer, see :class:`~vitxai.bench.contract.Spec`; the metric's own draws are the same for all.
         monitor: what a ``fit`` tells of its progress, and where it keeps its state.
     """
 
@@ -48,6 +49,7 @@ class EngineContext:
     shared: Shared = field(default_factory=lambda: Shared())
     fit_data: FitData | None = None
     method: Explainer | None = None
+    draw: int = 0
     monitor: Monitor = field(default_factory=Monitor)
 
     def generator(self, sample_id: str, component: str) -> torch.Generator:
@@ -75,7 +77,8 @@ class EngineContext:
                 "this metric explains again, and the explainer of these maps is not at hand: they were made elsewhere, "
                 "or on another model than the one scored."
             )
-        return self.shared.explanation(model, batch, method, lambda: method.explain(model, batch, self))
+        ctx = replace(self, seed=self.seed + self.draw)
+        return self.shared.explanation(model, batch, (method, self.draw), lambda: method.explain(model, batch, ctx))
 
     def data(self, split: Literal["fit", "validation"], count: int, labels: bool = False) -> Batch:
         """The first ``count`` samples of a split (all, where there are fewer); without ``labels`` they are hidden (-1).
@@ -137,10 +140,11 @@ class Shared:
         return value
 
     def explanation(
-        self, model: Model, batch: Batch, method: Explainer, compute: Callable[[], Explanation]
+        self, model: Model, batch: Batch, drawn: tuple[Explainer, int], compute: Callable[[], Explanation]
     ) -> Explanation:
-        """See :meth:`EngineContext.explain`; within one cell equal parameters mean an equal fit."""
-        value: Explanation = self._get(model, batch, ("explanation", type(method), repr(method)), compute, ())
+        """See :meth:`EngineContext.explain`; within one cell equal parameters and draws mean an equal fit."""
+        method, draw = drawn
+        value: Explanation = self._get(model, batch, ("explanation", type(method), repr(method), draw), compute, ())
         return value
 
     def clear(self) -> None:

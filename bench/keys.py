@@ -51,12 +51,13 @@ def key_of(kind: str, parts: Mapping[str, Any]) -> str:
 
 
 def plugin_identity(registry: Registry, spec: Spec) -> Identity:
-    """Name, parameters with their defaults, source, for a metric its version, and the same of what it wraps.
+    """Name, parameters with their defaults, draw, source, for a metric its version, and the same of what it wraps.
 
     Raises:
         UnknownNameError, BadInputError: see :meth:`Registry.create`.
     """
-    plugin, identity = _known(registry, spec)
+    plugin, identity = _known(registry, spec.method)
+    identity = _plain({**identity, "draw": spec.draw}) if spec.draw else identity
     # Asked again each time: files may change while a process lives. A data set's content is part of keys by itself.
     content = "" if registry is dataset_registry else getattr(plugin, "content_hash", str)()
     return _plain({**identity, "content": content}) if content else identity
@@ -119,11 +120,11 @@ class CellKeys:
         Raises:
             BadInputError: the explainer names an artefact that is not there.
         """
-        setting, plugin = self._setting, explainer_registry.create(explainer)
+        setting, plugin = self._setting, explainer_registry.create(explainer.method)
         identity = dict(plugin_identity(explainer_registry, explainer))
         identity["params"] = {name: value for name, value in identity["params"].items() if name not in plugin.READOUT}
         parts = {**self._cell, "explainer": identity, "validation_n": setting.validation_n}
-        artefact = artefact_of(plugin, setting.weights_hash, setting.dataset_hash, setting.seed)
+        artefact = artefact_of(plugin, setting.weights_hash, setting.dataset_hash, setting.seed + explainer.draw)
         if artefact is not None:
             with artefact.open("rb") as file:
                 parts["artefact"] = hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .contract import BadInputError
+from .contract import BadInputError, Spec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,6 +20,8 @@ SCORE_COLUMNS = (
     "board", "dataset", "model", "kind", "explainer", "status_label", "own_model", "sample", "target", "label",
     "prediction", "metric", "column", "value", "status", "reason",
 )  # fmt: skip
+DRAW = "draw"
+"""Label of an explainer's other draws (``rise@1``)."""
 Refusals = Mapping[tuple[int, int], tuple[str, str]]
 
 
@@ -57,12 +59,17 @@ class Entry:
     Attributes:
         explainer: spec; empty for a model without an explainer.
         own_model: scored on the method's own model, not on the frozen one.
-        label: ``exact``, ``reconstruction``, ``floor``, ``oracle`` or ``test``.
+        label: ``exact``, ``reconstruction``, ``floor``, ``oracle`` or ``test``; ``draw`` for another draw.
     """
 
     explainer: str
     own_model: bool
     label: str
+
+    @property
+    def method(self) -> str:
+        """Spec of the explainer without the draw."""
+        return str(Spec.parse(self.explainer).method) if self.label == DRAW else self.explainer
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,14 +98,16 @@ class ScoreArray:
         return np.asarray(self.values[column][:, :, list(entries)])
 
 
-def board_array(rows: pd.DataFrame, declared: Sequence[ColumnFacts]) -> ScoreArray:
+def board_array(rows: pd.DataFrame, declared: Sequence[ColumnFacts], *, draws: bool = False) -> ScoreArray:
     """The dense array of one board's rows, which are at least one.
 
-    Columns stand in declared order, all else is sorted: the rows' order is of no consequence.
+    Columns stand in declared order, all else is sorted: the rows' order is of no consequence. Other draws of an
+    explainer are left out unless asked for; they compete with nothing.
 
     Raises:
         BadInputError: a column has no declaration, or a figure appears twice.
     """
+    rows = rows if draws else rows[rows["status_label"] != DRAW]
     facts = {(c.metric, c.column): c for c in declared}
     held = set(rows[["metric", "column"]].drop_duplicates().itertuples(index=False, name=None))
     unknown = sorted(held - facts.keys())

@@ -276,7 +276,10 @@ def pinned() -> None:
         os.execve(sys.executable, command, {**os.environ, **THREADS})
     import torch
 
+    from .memory import keep_freed_memory
+
     torch.set_num_threads(1)
+    keep_freed_memory()  # as workers do
 
 
 if __name__ == "__main__":

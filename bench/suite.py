@@ -28,8 +28,25 @@ def _parse_spec(value: Any) -> Spec:
     return Spec.parse(value)
 
 
+def _parse_one(value: Any) -> Spec:
+    spec = _parse_spec(value)
+    if spec.draw:
+        raise ValueError(f"only an explainer has other draws; write {spec.method}")
+    return spec
+
+
+def _parse_drawn(value: Any) -> Spec:
+    spec = _parse_spec(value)
+    if spec.draw and spec.name == EVERYTHING:
+        raise ValueError("name the explainers that other draws are wanted of")
+    return spec
+
+
 SpecField = Annotated[
-    Spec, BeforeValidator(_parse_spec), PlainSerializer(str), Field(description="NAME,key=value,key=value")
+    Spec, BeforeValidator(_parse_one), PlainSerializer(str), Field(description="NAME,key=value,key=value")
+]
+DrawnField = Annotated[
+    Spec, BeforeValidator(_parse_drawn), PlainSerializer(str), Field(description="NAME[@DRAW],key=value")
 ]
 
 
@@ -44,7 +61,7 @@ class Board(_Strict):
     dataset: SpecField
     kind: str = ""
     models: tuple[SpecField, ...] = Field(min_length=1)
-    explainers: tuple[SpecField, ...] | None = None
+    explainers: tuple[DrawnField, ...] | None = None
     metrics: tuple[SpecField, ...] | None = None
 
 
@@ -76,7 +93,7 @@ class Suite(_Strict):
     memory_gb: float = Field(8.0, gt=0)
     threads: int = Field(1, gt=0)
     validation_n: int = Field(64, gt=0)
-    explainers: tuple[SpecField, ...] = Field(min_length=1)
+    explainers: tuple[DrawnField, ...] = Field(min_length=1)
     metrics: tuple[SpecField, ...] = Field(min_length=1)
     exclude: tuple[str, ...] = ()
     costs: bool = True
@@ -87,6 +104,7 @@ class Suite(_Strict):
         _refuse_repeats("boards", [board.name for board in self.boards])
         for where, specs in self._lists():
             _refuse_repeats(where, [str(spec) for spec in specs])
+            _refuse_lone_draws(where, specs)
         for board in self.boards:
             _refuse_repeats(f"models of board {board.name}", [str(spec) for spec in board.models])
         return self
@@ -248,6 +266,12 @@ def _refuse_repeats(where: str, names: Sequence[str]) -> None:
         raise ValueError(f"{', '.join(repeated)} stands twice in {where}; name each once")
 
 
+def _refuse_lone_draws(where: str, specs: Sequence[Spec]) -> None:
+    for spec in specs:
+        if spec.draw and spec.method not in specs:
+            raise ValueError(f"{spec} in {where} is another draw of {spec.method}, which must be named there too")
+
+
 def _expand(
     specs: tuple[Spec, ...], registry: Registry, extra: Sequence[str], exclude: Sequence[str]
 ) -> tuple[Spec, ...]:
@@ -261,7 +285,7 @@ def _expand(
     result = (*named, *(Spec(name) for name in added))
     for spec in result:
         if not isinstance(broken(registry, spec), Broken):
-            registry.create(spec)
+            registry.create(spec.method if registry is explainer_registry else spec)
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,10 +12,11 @@ import pandas as pd
 from . import statistics as st
 from .board_aggregates import Contest, aggregates
 from .board_figures import BOUNDS, ColumnSummary, Estimate, Figure, Leaderboard, ModelSummary, Omnibus, Row
+from .contract import Spec
 from .counted import ACCURACY, TRUTH_USED, counted_samples, of_frozen_model
 from .fitness import fitness
 from .rank_tests import friedman
-from .score_array import ColumnFacts, ScoreArray, board_array
+from .score_array import DRAW, ColumnFacts, ScoreArray, board_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,7 +49,7 @@ def leaderboard(
         criteria: what fitted explainers were tuned on.
         split: of the samples, for the text only.
     """
-    array = board_array(scores, declared)
+    array = board_array(scores, declared, draws=True)
     counts = st.resample_counts(len(array.samples), np.random.default_rng(seed))
     alone = scores.loc[scores["explainer"] == "", ["metric", "column"]].drop_duplicates()
     of_model = {(str(metric), str(column)) for metric, column in alone.itertuples(index=False, name=None)}
@@ -55,7 +57,8 @@ def leaderboard(
     run_names = column_names(declared)
     names = {i: run_names[declared.index(column)] for i, column in enumerate(array.columns)}
     counted = counted_samples(array)
-    entries = [i for i, e in enumerate(array.entries) if e.explainer]
+    entries = [i for i, e in enumerate(array.entries) if e.explainer and e.label != DRAW]
+    draws = _draws(array, entries)
     figures: dict[int, dict[str, Figure]] = {e: {} for e in entries}
     primary = headline_columns([array.columns[i] for i in explained])
     columns: dict[str, ColumnSummary] = {}
@@ -67,7 +70,10 @@ def leaderboard(
         if summary.primary and contest is not None:
             contests[names[c]] = contest
         for entry, cell in cells.items():
-            figures[entry][names[c]] = cell
+            others = _kept(array.of(c, draws[entry]), keep)
+            means = st.mean_and_sd(st.mean_over_models(others))[0]
+            by_draw = (cell.headline.mean, *map(_number, means)) if draws[entry] else ()
+            figures[entry][names[c]] = replace(cell, by_draw=by_draw)
     lead = _lead(columns, figures)
     cost_table = (
         costs.groupby(["explainer", "column"], sort=False)["value"].mean() if len(costs) else pd.Series(dtype=float)
@@ -124,7 +130,7 @@ def _column(
     """Summary and cells of a column, and its methods' contest, if it may rank any."""
     facts = array.columns[c]
     every = array.of(c, entries)
-    scores = every if keep is None else np.where(keep[:, :, None], every, np.nan)
+    scores = _kept(every, keep)
     eligible = len(array.samples) if keep is None else int(keep.any(1).sum())
     headline = _estimates(scores, counts, eligible)
     everything = None if keep is None else _estimates(every, counts, len(array.samples))
@@ -151,6 +157,21 @@ def _column(
     names = tuple(array.entries[entries[k]].explainer for k in ranked)
     contest = Contest(names, scores[:, :, ranked], facts.better == "higher") if ranked and not fit.unfit else None
     return summary, cells, contest
+
+
+def _draws(array: ScoreArray, entries: list[int]) -> dict[int, list[int]]:
+    """Entry -> the entries of its other draws, by number."""
+    found: dict[int, list[int]] = {}
+    for entry in entries:
+        one = array.entries[entry]
+        others = [i for i, e in enumerate(array.entries) if e.label == DRAW and e.own_model == one.own_model]
+        others = [i for i in others if array.entries[i].method == one.explainer]
+        found[entry] = sorted(others, key=lambda i: Spec.parse(array.entries[i].explainer).draw)
+    return found
+
+
+def _kept(scores: Floats, keep: NDArray[np.bool_] | None) -> Floats:
+    return scores if keep is None else np.where(keep[:, :, None], scores, np.nan)
 
 
 def _estimates(scores: Floats, counts: Floats, n: int) -> list[Estimate]:

@@ -13,7 +13,7 @@ import torch
 
 from .cell import failure_of, load_cell
 from .keys import MODEL_SOURCE
-from .memory import limit_memory
+from .memory import keep_freed_memory, limit_memory
 from .rehearsal import rehearse
 from .source import source_digest
 from .tasks import Cell, Rehearse, Task
@@ -27,6 +27,7 @@ def serve(connection: Connection, cell: Cell) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     _die_with(os.getppid())
     torch.set_num_threads(cell.threads)
+    keep_freed_memory()
     try:
         if cell.device == "cpu" or not torch.cuda.is_available():
             limit_memory(cell.memory_gb, "cpu")

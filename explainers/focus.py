@@ -224,7 +224,8 @@ class Focus(Explainer):
             sink = PromptTokens(layers, 1, 1, start).tokens if self.sink else None
             own, shared = self.head == "group", self.prompts == "shared"
             head = GroupedHead(dim, classes, count, shared=shared, own=own, dropout=self.group_dropout)
-            router = Router(dim) if self.routing == "adaptive" else None
+            # Of values, which heads of their own width make wider or narrower than tokens.
+            router = Router(backbone.blocks[0].attn.proj.in_features) if self.routing == "adaptive" else None
         return PromptedViT(
             backbone,
             tokens,

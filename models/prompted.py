@@ -277,7 +277,7 @@ def require_plain_blocks(module: nn.Module, geometry: TokenGeometry | None) -> N
     for index, block in enumerate(blocks):
         attn = getattr(block, "attn", None)
         # Not by name: BEiT's are called the same, and hold relative positions.
-        if type(block) is not Block or type(attn) is not Attention:
+        if type(block) is not Block or getattr(type(attn), "forward", None) is not Attention.forward:
             raise UnsupportedError(
                 f"block {index} of {type(module).__name__} is a {type(block).__name__} with {type(attn).__name__}; "
                 "prompts need timm's plain pre-norm Block and Attention (ViT, DeiT, DINOv2), without rotary positions."

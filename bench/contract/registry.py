@@ -167,6 +167,11 @@ def instantiate(cls: type[T], spec: Spec, kind: str) -> T:
     """``cls(**params)`` with the strings of a spec converted to the fields' types by pydantic."""
     from pydantic import TypeAdapter, ValidationError
 
+    if spec.draw:
+        raise BadInputError(
+            f"{kind} '{spec}': other draws are for explainers in a suite's list. Leave them out here, or "
+            "choose a seed where one is taken."
+        )
     known = [f.name for f in fields(cast(Any, cls)) if f.init]
     unknown = sorted(set(spec.params) - set(known))
     if unknown:

@@ -50,6 +50,13 @@ def interval(figure: Figure) -> str:
     return "" if h.low is None else f"[{number(h.low)}, {number(h.high)}]"
 
 
+def draws(figure: Figure) -> str:
+    """``± 0.012 over 3 draws``, and how many of them have a mean where some have none."""
+    known = sum(mean is not None for mean in figure.by_draw)
+    some = f"{known} of " if known < len(figure.by_draw) else ""
+    return f"± {number(figure.draw_spread)} over {some}{len(figure.by_draw)} draws"
+
+
 def estimate(value: Estimate | None, digits: int) -> str:
     """``0.84 [0.71, 0.88]``; an en dash for none."""
     if value is None or value.mean is None:
@@ -129,6 +136,11 @@ def policy_lines(board: Leaderboard) -> tuple[str, ...]:
         "Brackets: 95 % bootstrap interval over samples, scores averaged over models first. Rank intervals: paired "
         "signed-rank tests, Holm over all pairs of methods; floors and oracle are bounds and hold no rank."
     )
+    if any(figure.by_draw for row in board.rows for figure in row.figures.values()):
+        lines.append(
+            "± over draws: standard deviation of the means of a method's own draws, its fits and maps with other "
+            "seeds, on the same samples and models. Draws are no samples: the first alone has an interval and a rank."
+        )
     return tuple(lines)
 
 

@@ -13,8 +13,8 @@ from . import figures_text as text
 
 CSV_FIELDS = (
     "board", "dataset", "kind", "explainer", "own_model", "label", "metric", "column", "better", "mean", "ci_low",
-    "ci_high", "n_ok", "n", "rank_low", "rank_high", "model_spread", "above_floors", "tuned_on_it", "unfit", "all_mean",
-    "all_ci_low", "all_ci_high", "all_n_ok", "all_n", "status", "reason",
+    "ci_high", "n_ok", "n", "rank_low", "rank_high", "model_spread", "draw_spread", "draws", "above_floors",
+    "tuned_on_it", "unfit", "all_mean", "all_ci_low", "all_ci_high", "all_n_ok", "all_n", "status", "reason",
 )  # fmt: skip
 
 
@@ -52,7 +52,8 @@ def _csv_figure(figure: Figure) -> dict[str, Any]:
     low, high = figure.rank or (None, None)
     facts = {
         "mean": h.mean, "ci_low": h.low, "ci_high": h.high, "n_ok": h.n_ok, "n": h.n,
-        "rank_low": low, "rank_high": high, "model_spread": figure.spread, "above_floors": figure.above_floors,
+        "rank_low": low, "rank_high": high, "model_spread": figure.spread, "draw_spread": figure.draw_spread,
+        "draws": len(figure.by_draw) or None, "above_floors": figure.above_floors,
         "status": figure.status, "reason": figure.reason,
     }  # fmt: skip
     if a:
@@ -136,6 +137,8 @@ def _cell(name: str, row: Row) -> str:
         parts.append(f"{figure.headline.n_ok}/{figure.headline.n}")
     if figure.spread is not None:
         parts.append(f"± {text.number(figure.spread)} models")
+    if figure.by_draw:
+        parts.append(text.draws(figure))
     return "<br>".join([parts[0], " · ".join(parts[1:])]) if parts[1:] else parts[0]
 
 

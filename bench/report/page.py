@@ -98,6 +98,7 @@ def page(
         "percent": text.percent,
         "interval": text.interval,
         "rank": text.rank,
+        "draws": text.draws,
         "estimate": text.estimate,
         "p_value": text.p_value,
         "front": text.front,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +19,7 @@ from vitxai.bench.cell import CellWork, load_cell
 from vitxai.bench.cell_plan import CellPlan, cells_of, plan_cell
 from vitxai.bench.contract import BadInputError, Batch, Model, Spec, UnsupportedError, datasets
 from vitxai.bench.display import pictures
-from vitxai.bench.memory import is_out_of_memory, row_bytes, rows_per_pass
+from vitxai.bench.memory import is_out_of_memory, keep_freed_memory, row_bytes, rows_per_pass
 from vitxai.bench.probes import packed, unpacked
 from vitxai.bench.rehearsal import rehearse
 from vitxai.bench.run import resolve_suite
@@ -191,6 +195,36 @@ class TestMemory:
             hook.remove()
         assert row_bytes(model) == sum(outputs) + 2 * blocks * heads * tokens**2 * 4
         assert not any(part._forward_hooks for part in model.module.modules())
+
+    @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+    def test_freed_memory_is_used_again_instead_of_coming_fresh_from_the_kernel(self) -> None:
+        # A process of its own: the setting is for good.
+        faults = """
+import resource, torch
+from vitxai.bench.memory import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(2 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+torch.set_num_threads(1)
+fresh = faults()
+assert keep_freed_memory()
+faults()
+print(fresh, faults())
+"""
+        # Without its options glibc would adjust itself to the first blocks that it frees.
+        command = [sys.executable, "-c", faults]
+        said = subprocess.run(
+            command, capture_output=True, text=True, check=True, env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}
+        )
+        fresh, kept = map(int, said.stdout.split())
+        assert fresh > 20 * 1000
+        assert kept < 100
+
+    def test_elsewhere_nothing_is_changed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("vitxai.bench.memory.ctypes.CDLL", lambda name: object())
+        assert not keep_freed_memory()
 
     def test_which_errors_mean_memory(self) -> None:
         assert is_out_of_memory(MemoryError())

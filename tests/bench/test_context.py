@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vitxai.bench.context import EngineContext, Shared
-from vitxai.bench.contract import BadInputError, Batch, Context, Model
+from vitxai.bench.contract import BadInputError, Batch, Context, Model, explainers
 from vitxai.models.load import load_model
 
 
@@ -74,6 +74,19 @@ def test_contexts_share_what_they_are_told_to_share(model: Model, batch: Batch) 
     assert EngineContext().tape(model, batch, attention=True) is not tape
     shared.clear()
     assert EngineContext(shared=shared).tape(model, batch, attention=True) is not tape
+
+
+def test_another_draw_asks_the_method_with_another_seed_and_the_metric_draws_as_for_all(
+    model: Model, batch: Batch, tiny_plugins: object
+) -> None:
+    noise, shared = explainers.create("tiny_noise"), Shared()
+    first = EngineContext(seed=3, shared=shared, method=noise)
+    other = replace(first, draw=2)
+    assert draw(first, "a", "mask") == draw(other, "a", "mask")
+    plain, redrawn = first.explain(model, batch), other.explain(model, batch)
+    assert not torch.equal(plain.native, redrawn.native)
+    assert torch.equal(plain.native, noise.explain(model, batch, EngineContext(seed=3)).native)
+    assert torch.equal(redrawn.native, noise.explain(model, batch, EngineContext(seed=5)).native)
 
 
 def test_writing_into_a_shared_tape_is_noticed_and_forgotten(model: Model, batch: Batch) -> None:

@@ -126,6 +126,12 @@ def test_samples_fit_and_explainer_count(keys: CellKeys) -> None:
     assert keys.explanation(NOISE, IDS, None) != plain
 
 
+def test_another_draw_has_keys_of_its_own(keys: CellKeys) -> None:
+    first, second = Spec.parse("tiny_noise@1"), Spec.parse("tiny_noise@2")
+    assert len({keys.explanation(spec, IDS, None) for spec in (NOISE, first, second)}) == 3
+    assert len({keys.fit(spec) for spec in (NOISE, first, second)}) == 3
+
+
 def test_a_score_hangs_on_its_explanation_and_on_whose_model(keys: CellKeys) -> None:
     plain = keys.score(MASS, "e", own=False)
     assert plain != keys.score(MASS, "f", own=False)

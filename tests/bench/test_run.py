@@ -291,6 +291,30 @@ def test_validation_samples_are_explained_where_the_suite_says_so(
         make_suite(**settings, split="fit")
 
 
+def test_another_draw_is_the_method_with_another_seed_under_the_same_masks(
+    make_suite: Callable, run_tiny: Callable, tmp_path: Path
+) -> None:
+    settings = {"n": 4, "metrics": ["tiny_mass", "tiny_drop"]}
+    names = ["tiny_noise", "tiny_noise@1", "tiny_fitted", "tiny_fitted@1"]
+    drawn = run_tiny(make_suite(**settings, explainers=names, costs=True), tmp_path / "drawn")
+    seeded = run_tiny(make_suite(**settings, explainers=["tiny_noise"], seed=1), tmp_path / "seeded")
+
+    def values(result: RunResult, explainer: str, column: str, own: bool = False) -> list[float]:
+        rows = result.scores[(result.scores["explainer"] == explainer) & (result.scores["column"] == column)]
+        return rows[rows["own_model"] == own].sort_values("sample")["value"].tolist()
+
+    assert values(drawn, "tiny_noise@1", "tiny_mass") == values(seeded, "tiny_noise", "tiny_mass")
+    assert values(drawn, "tiny_noise@1", "tiny_mass") != values(drawn, "tiny_noise", "tiny_mass")
+    # The fit draws nothing, so that its maps are the same: then so is what the metric draws.
+    assert values(drawn, "tiny_fitted@1", "tiny_drop", own=True) == values(drawn, "tiny_fitted", "tiny_drop", own=True)
+    labels = drawn.scores.drop_duplicates("explainer").set_index("explainer")["status_label"]
+    assert labels["tiny_noise"] == "floor"
+    assert labels["tiny_noise@1"] == labels["tiny_fitted@1"] == "draw"
+    measured = set(drawn.costs["explainer"])
+    assert {"tiny_noise", "tiny_fitted"} <= measured
+    assert not {"tiny_noise@1", "tiny_fitted@1"} & measured
+
+
 def test_a_plug_in_file_that_cannot_be_loaded_is_an_error_of_usage(
     make_suite: Callable, run_tiny: Callable, tmp_path: Path
 ) -> None:

@@ -92,6 +92,24 @@ def test_a_spec_prints_as_it_is_typed_and_travels() -> None:
     assert str(spec) == "focus,tokens=fused,depth=deep"
     assert Spec.parse({"name": "focus", "tokens": "fused", "depth": "deep"}) == spec
     assert pickle.loads(pickle.dumps(spec)) == spec
+    drawn = Spec.parse("focus@2,tokens=fused,depth=deep")
+    assert str(drawn) == "focus@2,tokens=fused,depth=deep"
+    assert Spec.parse({"name": "focus@2", "tokens": "fused", "depth": "deep"}) == drawn
+    assert pickle.loads(pickle.dumps(drawn)) == drawn
+    assert drawn != spec
+    assert drawn.method == spec
+
+
+@pytest.mark.parametrize("text", ["focus@", "focus@0", "focus@-1", "focus@one", "@1", "focus@1@2"])
+def test_draws_are_counted_from_one(text: str) -> None:
+    with pytest.raises(BadInputError, match="NAME@1"):
+        Spec.parse(text)
+
+
+def test_draws_are_for_suites(registry: Registry[Explainer]) -> None:
+    name = registry.names()[0]
+    with pytest.raises(BadInputError, match=f"{name}@1.*suite"):
+        registry.create(f"{name}@1")
 
 
 def test_every_nan_needs_a_reason() -> None:

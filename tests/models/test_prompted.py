@@ -19,6 +19,7 @@ from vitxai.bench.context import EngineContext
 from vitxai.bench.contract import BadInputError, Batch, UnsupportedError, metrics
 from vitxai.bench.guard import ModuleState
 from vitxai.explainers._prompts import BandAdapter, Router, allowed_tokens
+from vitxai.models.file_model import _head_width
 from vitxai.models.handle import geometry_of, wrap
 from vitxai.models.prompted import Prompted, PromptedViT
 from vitxai.models.spectral import SpectralViT
@@ -33,6 +34,7 @@ TIMM = {
     "mean_pooled": {"global_pool": "avg", "class_token": False},
     "registers": {"reg_tokens": 2, "init_values": 0.5},
     "query_norm": {"qk_norm": True, "qkv_bias": False},
+    "wide_heads": _head_width(SIZE, {"blocks.0.attn.qkv.weight": torch.empty(3 * 2 * 10, 12)}),
 }
 KINDS = (*TIMM, "spectral", "group_blocks")
 SPECTRAL = ("spectral", "group_blocks")
@@ -108,7 +110,10 @@ def prompted(
     allowed |= torch.eye(added, added + geometry.tokens, dtype=torch.bool)
     if apart:
         allowed = allowed_tokens(geometry, prompts, len(GROUPS), sink, separate=True)
-    router, adapter = Router(12) if routed else None, BandAdapter(geometry, 12) if adapted else None
+    router, adapter = (
+        Router(backbone.blocks[0].attn.proj.in_features) if routed else None,
+        BandAdapter(geometry, 12) if adapted else None,
+    )
     for part in (router, adapter):
         for parameter in part.parameters() if part else ():
             nn.init.normal_(parameter, generator=torch.Generator().manual_seed(4))
@@ -148,14 +153,15 @@ def written(net: PromptedViT, image: Tensor, edit: bool = False) -> Written:
         if layer and len(sets) > 1:
             tokens = torch.cat([sets[layer] if net.renew else tokens[:added] + sets[layer], tokens[added:]])
         normed = normalised(tokens, block.norm1)
-        q, k, v = affine(normed, block.attn.qkv).split(12, dim=1)
+        q, k, v = affine(normed, block.attn.qkv).chunk(3, dim=1)
         maps, mixed = [], []
-        for head in (slice(0, 6), slice(6, 12)):
+        width = q.shape[1] // 2
+        for head in (slice(0, width), slice(width, 2 * width)):
             queries, keys = normalised(q[:, head], block.attn.q_norm), normalised(k[:, head], block.attn.k_norm)
             rows = []
             for i, query in enumerate(queries):
                 seen = mask[i].nonzero()[:, 0]
-                scores = keys[seen] @ query / math.sqrt(6)
+                scores = keys[seen] @ query / math.sqrt(width)
                 if net.router is not None and 0 < i < added:
                     readable = net.allowed[i, added:].nonzero()[:, 0]
                     mean = v[added + readable].sum(0) / max(len(readable), 1)

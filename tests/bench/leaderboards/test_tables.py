@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from vitxai.bench.board_figures import Leaderboard, Row
 from vitxai.bench.contract import BadInputError
+from vitxai.bench.report.figures_text import draws
 from vitxai.bench.score_array import ColumnFacts, board_array
 from vitxai.bench.tables import headline_columns, leaderboard
 
@@ -155,6 +158,50 @@ class TestOwnModels:
         scores = self.with_own_model(made)
         board = table(scores[~((scores.explainer == "rollout") & ~scores.own_model)], columns)
         assert row(board, "rollout", own=True).figures["auprc"].rank == (1, 1)
+
+
+class TestDraws:
+    @staticmethod
+    def with_draws(made, shifts: dict[str, float]) -> pd.DataFrame:
+        """Other draws of rollout, whose scores are its own, shifted."""
+        scores = made.scores()
+        mine = scores[scores.explainer == "rollout"]
+        others = [
+            mine.assign(explainer=name, status_label="draw", value=mine["value"] + by) for name, by in shifts.items()
+        ]
+        return pd.concat([scores, *others], ignore_index=True)
+
+    def test_their_means_and_spread_stand_beside_the_method(self, made, columns) -> None:
+        board = table(self.with_draws(made, {"rollout@10": 0.3, "rollout@2": 0.1}), columns)
+        figure = row(board, "rollout").figures["auprc"]
+        mean = figure.headline.mean
+        assert figure.by_draw == pytest.approx((mean, mean + 0.1, mean + 0.3))
+        assert figure.draw_spread == pytest.approx(np.std([0, 0.1, 0.3], ddof=1))
+        assert row(board, "chefer_lrp").figures["auprc"].by_draw == ()
+        assert row(board, "chefer_lrp").figures["auprc"].draw_spread is None
+
+    def test_they_are_no_rows_and_change_nothing_else(self, made, columns) -> None:
+        plain = table(made.scores(), columns)
+        drawn = table(self.with_draws(made, {"rollout@1": 9.0}), columns)
+        assert drawn.columns == plain.columns
+        assert drawn.aggregates == plain.aggregates
+        assert [r.entry for r in drawn.rows] == [r.entry for r in plain.rows]
+        for before, after in zip(plain.rows, drawn.rows, strict=True):
+            assert {n: replace(f, by_draw=()) for n, f in after.figures.items()} == before.figures
+
+    def test_another_draw_of_a_floor_is_no_floor(self, made, columns) -> None:
+        scores = made.scores()
+        lucky = scores[scores.explainer == "random"].assign(explainer="random@1", status_label="draw", value=1.0)
+        board = table(pd.concat([scores, lucky]), columns)
+        assert not board.columns["auprc"].unfit
+        assert row(board, "chefer_lrp").figures["auprc"].above_floors
+
+    def test_a_draw_without_a_figure_is_counted(self, made, columns) -> None:
+        scores = self.with_draws(made, {"rollout@1": 0.1, "rollout@2": 0.2})
+        scores.loc[scores.explainer == "rollout@1", ["value", "status", "reason"]] = [np.nan, "error", "boom"]
+        figure = row(table(scores, columns), "rollout").figures["auprc"]
+        assert figure.by_draw[1] is None
+        assert draws(figure) == "± 0.141 over 2 of 3 draws"
 
 
 class TestTuning:
