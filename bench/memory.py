@@ -13,7 +13,7 @@ from .contract import Model
 SHARE = 0.25
 """Of the memory limit that one pass may take; the rest is for maps, recordings and the data set."""
 MOST_ROWS = {"cpu": 64, "cuda": 512}
-CPU_PASS_BYTES = 128e6
+CPU_PASS_BYTES = 150e6
 """More rows, or on a CPU more bytes, than these are no faster; far beyond its caches a CPU gets slower."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt
 _LARGEST_KEPT, _MOST_KEPT = 32 << 20, 512 << 20
