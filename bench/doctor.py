@@ -147,7 +147,7 @@ def _suite(suite: Suite) -> Iterator[Symptom]:
         ("metric", suite.metrics_of),
     )
     for kind, specs in lists:
-        named = dict.fromkeys(spec for board in suite.boards for spec in specs(board) if spec.name != EVERYTHING)
+        named = dict.fromkeys(spec.method for board in suite.boards for spec in specs(board) if spec.name != EVERYTHING)
         missing = [symptom for spec in named if (symptom := _missing_plugin(kind, spec))]
         yield from missing
         yield Symptom(f"{kind}s of the suite", "ok", f"{len(named) - len(missing)} of {len(named)} are there")

@@ -246,7 +246,7 @@ def parse_suite(table: dict[str, Any], origin: str = "suite") -> Suite:
 
 
 def _problem(error: dict[str, Any]) -> str:
-    where = ".".join(map(str, error["loc"])) or "the suite"
+    where = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
         key = str(error["loc"][-1])
         known = list((Board if "boards" in error["loc"] else Suite).model_fields)
@@ -256,6 +256,8 @@ def _problem(error: dict[str, Any]) -> str:
     if error["type"] == "missing":
         return f"key {where!r} is missing."
     message = str(error["msg"]).removeprefix("Value error, ")
+    if not error["loc"]:
+        return f"{message}."
     shown = "" if isinstance(error["input"], dict) else f" = {error['input']!r}"
     return f"key {where!r}{shown}: {message}."
 

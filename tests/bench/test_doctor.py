@@ -59,7 +59,7 @@ def symptoms_of(table: str, folder: Path) -> dict[str, Symptom]:
 SUITE = """
     name = "mine"
     n = 4
-    explainers = ["rollout", "rolout", "rollout,heads=3", "precomputed,path=no/maps.npz",
+    explainers = ["rollout", "rollout@1", "rolout", "rollout,heads=3", "precomputed,path=no/maps.npz",
                   "focus,artefact=no/fit.safetensors", "*"]
     metrics = ["sparseness", "no_such_metric"]
     [[boards]]

@@ -12,7 +12,14 @@ from vitxai.bench.plan import Plan, plan_suite
 
 @pytest.fixture(scope="module")
 def settings() -> dict[str, object]:
-    explainers = ("tiny_gradient", "tiny_noise", "integrated_gradients,steps=4", "tiny_attention", "tiny_fitted")
+    explainers = (
+        "tiny_gradient",
+        "tiny_gradient@1",
+        "tiny_noise",
+        "integrated_gradients,steps=4",
+        "tiny_attention",
+        "tiny_fitted",
+    )
     return {"explainers": explainers, "metrics": ("tiny_mass", "tiny_drop", "tiny_accuracy", "tiny_bands")}
 
 
@@ -39,6 +46,7 @@ def test_plan_run_and_plan_again(
     assert by_plugin["tiny_noise"].forwards == 0
     assert not by_plugin["tiny_fitted"].known  # must be fitted first
     assert by_plugin["tiny_gradient"].known
+    assert by_plugin["tiny_gradient@1"].forwards == n
     # two rows a sample for the probe, once, whatever the number of explainers
     assert by_plugin["tiny_drop"].forwards == 2 * n
     assert before.stored == 0
