@@ -7,9 +7,10 @@ trained apart. Whether it agrees with other metrics says what it measures, not w
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -18,10 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import statistics as st
+from .contract import Spec, VitxaiError
+from .contract import metrics as metric_registry
 from .counted import counted_samples
-from .fitness import fitness
+from .fitness import Fitness, fitness
 from .report.run_files import RunFiles, read_run
-from .score_array import ColumnFacts, ScoreArray, board_array
+from .score_array import ColumnFacts, Entry, ScoreArray, board_array
 from .tables import column_names, competing, headline_columns
 
 if TYPE_CHECKING:
@@ -31,10 +34,35 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
+log = logging.getLogger(__name__)
+
 TRUTH = "healing_auc"
 """The column whose ranking the others are held against: the effect of undoing what a map marks, on the model itself."""
 MIN_SHARED = 5
 """Explainers that two columns must share before their ranks are correlated."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where one column puts oracle, floors and methods; a place is 1 and the rows with a better mean.
+
+    Attributes:
+        rows: methods that compete, floors and oracles, those with a mean.
+        oracle: place of the best oracle; None without one.
+        floor: the best floor, and ``floor_place``; empty and None without floors.
+        above: methods separably better than every floor; None without floors or without methods.
+        methods: that compete.
+        first: the method with the best mean, and ``first_place``; empty and None without methods.
+    """
+
+    rows: int
+    oracle: int | None
+    floor: str
+    floor_place: int | None
+    above: int | None
+    methods: int
+    first: str
+    first_place: int | None
 
 
 @dataclass(frozen=True)
@@ -54,6 +82,7 @@ class Trust:
         models_agree: mean Spearman correlation between models of the methods' means; None with one model.
         spread: median over methods of the models' sd, over the range of the methods' means.
         means: explainer -> mean, higher is better, methods and floors; the oracle's would agree by construction.
+        standing: of a figure that holds the map against the model's own answers (faithfulness); else None.
     """
 
     board: str
@@ -69,19 +98,30 @@ class Trust:
     models_agree: float | None
     spread: float | None
     means: Mapping[str, float]
+    standing: Standing | None = None
 
 
 def trust(run: RunFiles) -> tuple[Trust, ...]:
     """Every column with a direction that explanations have, board by board."""
     names = dict(zip(run.columns, column_names(run.columns).values(), strict=True))
+    asking = {metric for metric in dict.fromkeys(c.metric for c in run.columns) if _queries_model(metric)}
     return tuple(
         line
         for board, (scores, _) in run.boards.items()
-        for line in _board(board_array(scores, run.columns), names, board)
+        for line in _board(board_array(scores, run.columns), names, board, asking)
     )
 
 
-def _board(array: ScoreArray, names: Mapping[ColumnFacts, str], board: str) -> Iterator[Trust]:
+def _queries_model(metric: str) -> bool:
+    """Whether a metric runs the model, which its plug-in knows and the run's files do not."""
+    try:
+        return metric_registry.get(Spec.parse(metric).name).queries_model
+    except VitxaiError as error:
+        log.warning("%s is left out of the table of faithfulness: %s", metric, error)
+        return False
+
+
+def _board(array: ScoreArray, names: Mapping[ColumnFacts, str], board: str, asking: Collection[str]) -> Iterator[Trust]:
     explained = [i for i, e in enumerate(array.entries) if e.explainer]
     counted = counted_samples(array)
     present, alone = array.present[:, explained], [i for i, e in enumerate(array.entries) if not e.explainer]
@@ -107,7 +147,27 @@ def _board(array: ScoreArray, names: Mapping[ColumnFacts, str], board: str) -> I
             "untested" if not fit.tested else "not above" if fit.unfit else "above", fit.unfit, len(ranked),
             *separation(scores[:, :, ranked], facts.better == "higher"), *over_models(oriented[:, :, ranked]),
             _means(oriented, {entries[k].explainer: k for k in (*ranked, *floors)}),
+            _standing(entries, oriented, ranked, fit) if facts.metric in asking else None,
         )  # fmt: skip
+
+
+def _standing(entries: Sequence[Entry], oriented: Floats, ranked: list[int], fit: Fitness) -> Standing:
+    """From scores [n, m, k] of which higher is better."""
+    means, _ = st.mean_and_sd(st.mean_over_models(oriented))
+    bounds = {
+        label: [k for k, e in enumerate(entries) if e.label == label and not e.own_model and np.isfinite(means[k])]
+        for label in ("oracle", "floor")
+    }
+    rows = [*ranked, *bounds["oracle"], *bounds["floor"]]
+
+    def best(places: Sequence[int]) -> tuple[str, int | None]:
+        if not places:
+            return "", None
+        top = max(places, key=lambda k: means[k])
+        return entries[top].explainer, 1 + int((means[rows] > means[top]).sum())
+
+    above = sum(fit.above.values()) if fit.above else None
+    return Standing(len(rows), best(bounds["oracle"])[1], *best(bounds["floor"]), above, len(ranked), *best(ranked))
 
 
 def separation(scores: Floats, higher_is_better: bool) -> tuple[float | None, float | None]:

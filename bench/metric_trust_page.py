@@ -18,6 +18,12 @@ NOTE = (
     "separable difference over the range of the methods' means. *Models agree*: mean rank correlation of the methods' "
     "means between models trained apart. *Spread*: their sd over the range of the methods' means."
 )
+STANDINGS = (
+    "Figures that hold a map against the model's own answers. In brackets and under *oracle*: the place by the mean "
+    "among methods that compete, floors and oracle. *Above*: methods separably better than every floor, of those that "
+    "compete. A finding and no requirement: the oracle knows which evidence the scene holds, not what its removal does "
+    "to the model."
+)
 AGREEMENT = (
     f"Rank correlation of the explainers' means (methods and floors, without the oracle), mean over the boards; with "
     f"at least {MIN_SHARED} explainers in common. Agreement is no proof: metrics that share a flaw agree."
@@ -38,6 +44,7 @@ def as_markdown(run: RunFiles, lines: Sequence[Trust], costs: Mapping[str, Mappi
         f"# Metrics of suite {suite['name']}: which to trust",
         f"{' or '.join(map(str, samples))} samples a board, models a board: {models}. {NOTE}",
         "## Over the boards", _overall(lines),
+        *_standings(lines),
         *(part for board in run.boards for part in (f"## {board}", _board_table(lines, board))),
         "## Agreement", AGREEMENT, _matrix(lines),
     ]  # fmt: skip
@@ -67,6 +74,26 @@ def _overall(lines: Sequence[Trust]) -> str:
         ]
         rows.append([f"`{column}`", fit, *figures, text.number(mean_agreement(lines, column, TRUTH))])
     return text.grid(head, rows)
+
+
+def _standings(lines: Sequence[Trust]) -> list[str]:
+    """The part on faithfulness; nothing where no figure of the run asks the model."""
+    rows = []
+    for column in dict.fromkeys(line.column for line in lines):
+        for line in lines:
+            if line.column == column and (at := line.standing):
+                oracle = "–" if at.oracle is None else f"{at.oracle} of {at.rows}"
+                above = "–" if at.above is None else f"{at.above} of {at.methods}"
+                floor, first = _placed(at.floor, at.floor_place), _placed(at.first, at.first_place)
+                rows.append([f"`{column}`", line.board, oracle, floor, above, first])
+    if not rows:
+        return []
+    head = ["figure", "board", "oracle", "best floor", "above", "first method"]
+    return ["## Faithfulness: oracle, floors and methods", STANDINGS, text.grid(head, rows)]
+
+
+def _placed(name: str, place: int | None) -> str:
+    return "–" if place is None else f"`{name}` ({place})"
 
 
 def _board_table(lines: Sequence[Trust], board: str) -> str:

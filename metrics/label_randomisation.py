@@ -59,7 +59,8 @@ class LabelRandomisation(Metric):
 
         Raises:
             BadInputError: no explanation, or no checkpoint there.
-            UnsupportedError: the other model has another architecture, or the explainer of the map is not at hand.
+            UnsupportedError: the other model has another architecture or normalisation, or is the given one; or the
+                explainer of the map is not at hand.
         """
         maps, broken = finite_rows(vectors(explanation, "grid").abs())
         other = ctx.probe(model, None, f"model of {self.checkpoint}", partial(self._other, model))
@@ -84,4 +85,11 @@ class LabelRandomisation(Metric):
             )
         if model.weights_hash == other.weights_hash:
             raise UnsupportedError(f"{self.checkpoint} is the explained model itself.")
+        # Both are shown the same normalised inputs.
+        if (model.mean, model.std) != (other.mean, other.std):
+            raise UnsupportedError(
+                f"{self.checkpoint} expects other inputs: mean {other.mean[:3]} and std {other.std[:3]}, the explained "
+                f"model {model.mean[:3]} and {model.std[:3]}. `bench train` takes both from the first 256 fit samples: "
+                "train the copy on the same data, with --fit 256 or more."
+            )
         return other

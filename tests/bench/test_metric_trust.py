@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from vitxai.bench.metric_trust import (
+    Standing,
     Trust,
     agreement,
     main,
@@ -128,12 +130,59 @@ class TestRun:
         assert lines["deletion_auc"].defined == 1.0
 
 
+METHODS = {"chefer_lrp": ("exact", 0.7), "rollout": ("exact", 0.5), "focusvit": ("reconstruction", 0.3)}
+
+
+class TestStanding:
+    def standing(self, out: Path, bounds: dict[str, tuple[str, float]], **kinds: object) -> Standing | None:
+        run = read_run(Made(explainers=METHODS | bounds).write(out, **kinds))
+        return {line.column: line for line in trust(run)}["deletion_auc"].standing
+
+    def test_only_figures_that_ask_the_model(self, lines: dict[str, Trust]) -> None:
+        assert {name for name, line in lines.items() if line.standing} == {"deletion_auc"}
+
+    def test_a_figure_of_which_lower_is_better(self, lines: dict[str, Trust]) -> None:
+        assert lines["deletion_auc"].standing == Standing(7, 1, "center_prior", 6, 4, 4, "chefer_lrp", 2)
+
+    def test_floors_and_methods_before_the_oracle(self, tmp_path: Path) -> None:
+        bounds = {"healed_difference": ("oracle", 0.2), "center_prior": ("floor", 0.6), "random": ("floor", 0.1)}
+        assert self.standing(tmp_path, bounds) == Standing(6, 5, "center_prior", 2, 1, 3, "chefer_lrp", 1)
+
+    def test_without_bounds(self, tmp_path: Path) -> None:
+        assert self.standing(tmp_path, {}) == Standing(3, None, "", None, None, 3, "chefer_lrp", 1)
+
+    def test_bounds_alone(self, tmp_path: Path) -> None:
+        bounds = {"healed_difference": ("oracle", 0.9), "random": ("floor", 0.1)}
+        only = {"change": lambda scores: scores[~scores["explainer"].isin(METHODS)]}
+        assert self.standing(tmp_path, bounds, **only) == Standing(2, 1, "random", 2, None, 0, "", None)
+
+    def test_a_method_competes_once(self, tmp_path: Path) -> None:
+        def on_its_own_model_too(scores: pd.DataFrame) -> pd.DataFrame:
+            own = scores[scores["explainer"] == "focusvit"].assign(own_model=True, value=0.0)
+            return pd.concat([scores, own])
+
+        bounds = {"healed_difference": ("oracle", 0.9), "random": ("floor", 0.1)}
+        expected = Standing(5, 1, "random", 5, 3, 3, "chefer_lrp", 2)
+        assert self.standing(tmp_path, bounds, change=on_its_own_model_too) == expected
+
+    def test_a_metric_that_is_not_installed_is_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        made = Made()
+        made.declared = [c | {"metric": c["metric"].replace("insertion_deletion", "of_mine")} for c in made.declared]
+        run = read_run(
+            made.write(tmp_path, lambda scores: scores.replace({"metric": {"insertion_deletion": "of_mine"}}))
+        )
+        assert [line.standing for line in trust(run) if line.column == "deletion_auc"] == [None]
+        assert "of_mine is left out of the table of faithfulness" in caplog.text
+        assert "## Faithfulness" not in as_markdown(run, trust(run), {})
+
+
 def test_the_page(tmp_path: Path) -> None:
     run = read_run(Made(boards=("leaves_spectral", "glyphs")).write(tmp_path))
     costs = {"glyphs": {"localisation": MetricRow("localisation", 0, 0, 0, (0.5,), 0.25)}}
     page = as_markdown(run, trust(run), costs)
     assert "| `auprc` | 2 of 2 |" in page
     assert "| `sparseness` | not above: " in page
+    assert "| `deletion_auc` | glyphs | 1 of 7 | `center_prior` (6) | 4 of 4 | `chefer_lrp` (2) |" in page
     assert "| `localisation` | 0 rows / 0 rows · 0.5 |" in page
     assert "## Costs" not in as_markdown(run, trust(run), {})
 

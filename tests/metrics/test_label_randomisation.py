@@ -75,6 +75,14 @@ def test_what_is_no_other_copy_is_refused(ctx, model, batch, files, place: int, 
         LabelRandomisation(files[place]).score(model, batch, explanation, given)
 
 
+@pytest.mark.parametrize("field", ["mean", "std"])
+def test_a_copy_that_expects_other_inputs_is_refused(ctx, model, batch, files, field: str) -> None:
+    normalised_otherwise = replace(model, **{field: (0.4, 0.4, 0.4)})
+    explanation, given = explained(normalised_otherwise, batch, ctx, "center_prior")
+    with pytest.raises(UnsupportedError, match="expects other inputs"):
+        LabelRandomisation(files[1]).score(normalised_otherwise, batch, explanation, given)
+
+
 def test_the_file_is_part_of_the_key(files, tmp_path: Path) -> None:
     path = tmp_path / "other.pt"
     path.write_bytes(files[1].read_bytes())
