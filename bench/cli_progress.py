@@ -39,9 +39,9 @@ class RunDisplay:
 
     def show(self, event: Event) -> None:
         """Takes one event."""
-        if event.cell not in self._bars:
-            self._bars[event.cell] = self._live.add_task(f"{event.cell} loading", total=None)
-        bar = self._bars[event.cell]
+        bar = self._bars.get(event.cell)
+        if bar is None:
+            bar = self._bars[event.cell] = self._live.add_task(f"{event.cell} loading", total=None)
         if event.outcome is not None and event.outcome.status not in QUIET:
             self._tell_failure(event)
         if event.closed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -58,6 +59,7 @@ def all_(
       bench all
       bench all --plugin my_method.py
     """
+    _one_blas_thread()
     asked = chosen_suite(suite, dataset, model, samples)
     result = run_with_progress(asked, out, store, workers, plugin, retry_failed, device)
     if not result.interrupted:
@@ -124,6 +126,7 @@ def report(out: OutOption = RESULTS) -> None:
     Example:
       bench report --out results
     """
+    _one_blas_thread()
     _report(out)
 
 
@@ -138,8 +141,10 @@ def run_with_progress(
 ) -> RunResult:
     """Runs a suite under a live display and tells what was computed, reused and lost."""
     from .cli_progress import RunDisplay
+    from .memory import keep_freed_memory
     from .run import run_suite
 
+    keep_freed_memory()
     terminal = console()
     with RunDisplay(terminal) as display:
         result = run_suite(
@@ -156,6 +161,20 @@ def run_with_progress(
     told = [f"{kind}: {', '.join(f'{n} {how}' for how, n in sorted(hows.items()))}" for kind, hows in kinds]
     terminal.print("; ".join(told) or "nothing was run", markup=False)
     return result
+
+
+def _one_blas_thread() -> None:
+    """Imports numpy with a BLAS of one thread, where it is not imported yet and the user chose no number.
+
+    Leaderboards are made side by side, and the threads of OpenBLAS serve one product at a time. Workers are processes
+    of their own and find the environment as it was.
+    """
+    chosen = {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"} & os.environ.keys()
+    if not chosen and "numpy" not in sys.modules:
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"
+        import numpy  # noqa: F401
+
+        del os.environ["OPENBLAS_NUM_THREADS"]
 
 
 def _report(out: Path, result: RunResult | None = None) -> None:

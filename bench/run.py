@@ -157,11 +157,17 @@ def _write(suite: Suite, results: Sequence[CellResult], store: Store, out: Path,
     failures = tuple(failures_of(results))
     facts = run_facts(suite, results, interrupted=interrupted, failures=failures)
     out.mkdir(parents=True, exist_ok=True)
-    _replace(out / "scores.parquet", lambda path: scores.to_parquet(path, index=False))
-    _replace(out / "costs.parquet", lambda path: costs.to_parquet(path, index=False))
-    for result in _first_of_each_board(results):
+
+    def show(result: CellResult) -> None:
         write_gallery(out / "gallery", result, scores, store)
         write_golden(out / "maps", result, store)
+
+    # Checking digests, compressing and encoding leave other threads free.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        shown = pool.map(show, _first_of_each_board(results))
+        _replace(out / "scores.parquet", lambda path: scores.to_parquet(path, index=False))
+        _replace(out / "costs.parquet", lambda path: costs.to_parquet(path, index=False))
+        list(shown)  # raises what was raised there
     text = json.dumps(facts, indent=1, ensure_ascii=False)
     _replace(out / "run.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
     return RunResult(out, scores, costs, facts, failures, interrupted)

@@ -41,7 +41,8 @@ def source_digest(module: str) -> str:
 def _digest(module: str) -> str:
     digest = hashlib.sha256()
     for name, path in sorted(_modules(module).items()):
-        digest.update(f"{_stable_name(name, path)}\0{_syntax(path)}\0".encode())
+        _, syntax = _parsed(name, path)
+        digest.update(f"{_stable_name(name, path)}\0{syntax}\0".encode())
     return digest.hexdigest()
 
 
@@ -58,14 +59,17 @@ def _modules(module: str) -> dict[str, Path]:
                 f"module {name!r} has no source file; put the plug-in into a file, so that it has a key."
             )
         found[name] = path
-        own = [i for i in _imported(name, path) if i.partition(".")[0] in roots]
+        imports, _ = _parsed(name, path)
+        own = [i for i in imports if i.partition(".")[0] in roots]
         pending += [i for i in own if i not in IGNORED and i not in found]
     return found
 
 
 @cache
-def _imported(module: str, path: Path) -> tuple[str, ...]:
-    return tuple(_imports(_tree(path), module, is_package=path.name == "__init__.py"))
+def _parsed(module: str, path: Path) -> tuple[tuple[str, ...], str]:
+    """The modules that a module imports, and its syntax; the tree itself, thousands of objects, is not kept."""
+    tree = _tree(path)
+    return tuple(_imports(tree, module, is_package=path.name == "__init__.py")), ast.dump(tree)
 
 
 def _imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
@@ -125,7 +129,6 @@ def _spec(module: str) -> Any:
         return None
 
 
-@cache
 def _tree(path: Path) -> ast.Module:
     """The syntax tree of a file without its docstrings."""
     try:
@@ -150,11 +153,6 @@ def _statements(tree: ast.Module) -> Iterator[ast.stmt]:
             if isinstance(inner, list):  # a lambda's body, and that of a conditional expression, is no statement
                 yield from (part for part in inner if isinstance(part, ast.stmt))
                 pending += inner
-
-
-@cache
-def _syntax(path: Path) -> str:
-    return ast.dump(_tree(path))
 
 
 def _stable_name(name: str, path: Path) -> str:

@@ -64,15 +64,15 @@ class Store:
 
     def write(self, kind: ArtefactKind, key: str, artefact: Artefact) -> None:
         """Stores under the key; what was there (an old failure) is replaced."""
-        record, tensors = self._paths(kind, key)
+        record, tensors = self._path(kind, key, _RECORD), self._path(kind, key, _TENSORS)
         path, stale = (tensors, record) if artefact.tensors else (record, tensors)
         _write_atomically(path, _encode_tensors(artefact) if artefact.tensors else _encode_record(artefact))
         stale.unlink(missing_ok=True)
 
     def read(self, kind: ArtefactKind, key: str) -> Artefact | None:
         """The artefact; None when it is absent or damaged."""
-        record, tensors = self._paths(kind, key)
-        for path, decode in ((record, _decode_record), (tensors, _decode_tensors)):
+        for suffix, decode in ((_RECORD, _decode_record), (_TENSORS, _decode_tensors)):
+            path = self._path(kind, key, suffix)
             try:
                 return decode(path.read_bytes())
             except FileNotFoundError:
@@ -83,12 +83,12 @@ class Store:
 
     def scratch(self, kind: ArtefactKind, key: str) -> Path:
         """A file beside the artefact's own for the state of work that may be stopped."""
-        return self._paths(kind, key)[0].with_suffix(".state")
+        return self._path(kind, key, ".state")
 
     def peek(self, kind: ArtefactKind, key: str) -> Artefact | None:
         """As :meth:`read`, but of a file with tensors only the header is read and its length checked."""
-        record, tensors = self._paths(kind, key)
-        for path, look in ((record, _peek_record), (tensors, _peek_tensors)):
+        for suffix, look in ((_RECORD, _peek_record), (_TENSORS, _peek_tensors)):
+            path = self._path(kind, key, suffix)
             try:
                 return look(path)
             except FileNotFoundError:
@@ -132,9 +132,8 @@ class Store:
             excess -= stat.st_size
         return self._remove(doomed)
 
-    def _paths(self, kind: ArtefactKind, key: str) -> tuple[Path, Path]:
-        base = f"{self.root}/{kind}/{key[:2]}/{key}"  # joined as text: a warm run asks for thousands
-        return Path(base + _RECORD), Path(base + _TENSORS)
+    def _path(self, kind: ArtefactKind, key: str, suffix: str) -> Path:
+        return Path(f"{self.root}/{kind}/{key[:2]}/{key}{suffix}")  # joined as text: a warm run asks for thousands
 
     def _files(self, kind: str) -> Iterator[Path]:
         return (path for path in (self.root / kind).glob("*/*") if path.is_file())

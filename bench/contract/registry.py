@@ -11,13 +11,17 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from .errors import BadInputError, UnknownNameError, VitxaiError
 from .plugins import Column, Cost, Dataset, Explainer, Metric, Paper, Status
 from .spec import Spec
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -165,7 +169,7 @@ def import_file(path: Path) -> Any:
 
 def instantiate(cls: type[T], spec: Spec, kind: str) -> T:
     """``cls(**params)`` with the strings of a spec converted to the fields' types by pydantic."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     if spec.draw:
         raise BadInputError(
@@ -180,10 +184,18 @@ def instantiate(cls: type[T], spec: Spec, kind: str) -> T:
             f"It takes: {', '.join(known) or 'none'}."
         )
     try:
-        return TypeAdapter(cls).validate_python(dict(spec.params))
+        return cast(T, _adapter(cast(Any, cls)).validate_python(dict(spec.params)))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}={e['input']!r}: {e['msg']}" for e in error.errors())
         raise BadInputError(f"{kind} {spec.name!r}: {problems}.") from None
+
+
+@cache
+def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
+    """Made once a class: it takes a millisecond, and a run asks hundreds of times."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
 
 
 explainers: Registry[Explainer] = Registry("explainer", "vitxai.explainers", Explainer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -192,6 +193,23 @@ class TestErrors:
         monkeypatch.setattr(sys, "argv", ["bench", "run"])
         with pytest.raises(ZeroDivisionError):
             cli.main()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux lists them")
+@pytest.mark.parametrize(("chosen", "threads"), [({}, 1), ({"OPENBLAS_NUM_THREADS": "2"}, 2)])
+def test_boards_have_one_blas_thread_each_and_workers_what_the_user_chose(chosen: dict, threads: int) -> None:
+    code = (
+        "import os\n"
+        "from vitxai.bench.cli_run import _one_blas_thread\n"
+        "_one_blas_thread()\n"
+        "import numpy\n"
+        "print(min(os.cpu_count(), len(os.listdir('/proc/self/task'))), os.environ.get('OPENBLAS_NUM_THREADS'))"
+    )
+    free = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], env=free | chosen, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [str(min(threads, os.cpu_count() or 1)), str(chosen.get("OPENBLAS_NUM_THREADS"))]
 
 
 class TestRun:

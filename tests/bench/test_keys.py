@@ -16,7 +16,7 @@ import pytest
 
 from vitxai.bench.contract import BadInputError, Spec, explainers
 from vitxai.bench.keys import SCHEMA, CellKeys, Setting, canonical_json, key_of, plugin_identity
-from vitxai.bench.source import _digest, _file_of, _folders, _imported, _syntax, _tree, source_digest
+from vitxai.bench.source import _digest, _file_of, _folders, _parsed, source_digest
 
 SETTING = Setting(
     dataset=Spec("tiny_squares"),
@@ -185,14 +185,14 @@ class TestSource:
         def write_and_digest(**changes: str) -> str:
             for name, text in {**files, **changes}.items():
                 (package / f"{name}.py").write_text(text)
-            for cached in (_digest, _file_of, _folders, _imported, _tree, _syntax):
+            for cached in (_digest, _file_of, _folders, _parsed):
                 cached.cache_clear()
             return source_digest("acme.method")
 
         yield write_and_digest
         for name in [name for name in sys.modules if name.partition(".")[0] == "acme"]:
             del sys.modules[name]
-        for cached in (_digest, _file_of, _folders, _imported, _tree, _syntax):
+        for cached in (_digest, _file_of, _folders, _parsed):
             cached.cache_clear()
 
     def test_docstrings_comments_and_layout_do_not_count(self, digest: Callable[..., str]) -> None:
@@ -222,7 +222,7 @@ class TestSource:
 
     def test_threads_may_ask_at_once(self, digest: Callable[..., str]) -> None:
         expected = digest()
-        for cached in (_digest, _file_of, _folders, _imported, _tree, _syntax):
+        for cached in (_digest, _file_of, _folders, _parsed):
             cached.cache_clear()
         with ThreadPoolExecutor(8) as pool:
             assert set(pool.map(source_digest, ["acme.method"] * 16)) == {expected}

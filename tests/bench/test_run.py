@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from vitxai.bench.cell_run import Event
-from vitxai.bench.collect import COST_TYPES, SCORE_TYPES, _plain_costs
+from vitxai.bench.collect import COST_TYPES, SCORE_TYPES, _plain_costs, _Rows
 from vitxai.bench.contract import BadInputError, datasets
 from vitxai.bench.local import LocalWorker
 from vitxai.bench.report import RunFiles, write_report
@@ -46,6 +46,31 @@ def result(make_suite: Callable, run_tiny: Callable, folder: Path, events: list[
     """Two models, costs measured, two workers."""
     run: RunResult = run_tiny(make_suite(models=MODELS, costs=True), folder, workers=2, on_event=events.append)
     return run
+
+
+class TestRows:
+    """Long tables from blocks."""
+
+    TYPES = {"metric": "str", "own": "bool", "sample": "str", "label": "int64", "value": "float64"}
+
+    def test_blocks_follow_each_other_whole(self) -> None:
+        rows = _Rows(self.TYPES)
+        rows.add({"metric": "a", "own": False}, {"sample": ["x", "y"], "label": [1, 0], "value": [0.5, np.nan]})
+        rows.add({"metric": "b", "own": True}, {"sample": ["z"], "label": [2], "value": [7.0]})
+        rows.add({"metric": "b", "own": True}, {"sample": ["x", "y"], "label": [1, 0], "value": [-1.0, 2.0]})
+        expected = pd.DataFrame(
+            {
+                "metric": ["a", "a", "b", "b", "b"],
+                "own": [False, False, True, True, True],
+                "sample": ["x", "y", "z", "x", "y"],
+                "label": [1, 0, 2, 1, 0],
+                "value": [0.5, np.nan, 7.0, -1.0, 2.0],
+            }
+        ).astype(self.TYPES)
+        pd.testing.assert_frame_equal(rows.frame(), expected)
+
+    def test_without_blocks_the_columns_are_there(self) -> None:
+        assert _Rows(self.TYPES).frame().dtypes.astype(str).to_dict() == self.TYPES
 
 
 class TestScores:

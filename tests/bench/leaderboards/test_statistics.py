@@ -73,6 +73,15 @@ class TestBootstrap:
         assert interval.mean.tolist() == [2.0, 2.5]
         assert (interval.low[0], interval.high[0]) == (1.0, 3.0)
 
+    def test_columns_that_miss_other_samples_stand_beside_each_other(self) -> None:
+        values = np.random.default_rng(3).normal(size=(9, 5))
+        values[2, [0, 3]] = values[[4, 7], 1] = NAN
+        interval, drawn = st.bootstrap_means(values, counts(9)), counts(9)
+        for column, low, high in zip(values.T, interval.low, interval.high, strict=True):
+            there = np.isfinite(column)
+            means = drawn[:, there] @ column[there] / drawn[:, there].sum(1)
+            assert (low, high) == pytest.approx(np.percentile(means, [2.5, 97.5]))
+
     def test_fewer_than_two_samples_have_no_interval(self) -> None:
         interval = st.bootstrap_means(np.array([[NAN, 5.0], [NAN, NAN]]), counts(2))
         assert interval.n_ok.tolist() == [0, 1]
