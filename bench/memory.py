@@ -74,7 +74,7 @@ def keep_freed_memory() -> bool:
     """Makes glibc keep what this process frees, blocks of up to 32 MiB, 512 MiB in all; whether it could.
 
     By default each tensor of a few hundred kB or more comes fresh from the kernel, which zeroes its pages, and goes
-    back at once: up to a tenth of the time of a small model's forward. Values are not affected.
+    back at once: up to a fifth of a small model's CPU time. Values are not affected.
     """
     try:
         option = ctypes.CDLL(None).mallopt
