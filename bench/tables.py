@@ -70,10 +70,8 @@ def leaderboard(
         if summary.primary and contest is not None:
             contests[names[c]] = contest
         for entry, cell in cells.items():
-            others = _kept(array.of(c, draws[entry]), keep)
-            means = st.mean_and_sd(st.mean_over_models(others))[0]
-            by_draw = (cell.headline.mean, *map(_number, means)) if draws[entry] else ()
-            figures[entry][names[c]] = replace(cell, by_draw=by_draw)
+            means = _means(_kept(array.of(c, draws[entry]), keep)) if draws[entry] else ()
+            figures[entry][names[c]] = replace(cell, by_draw=(cell.headline.mean, *means)) if means else cell
     lead = _lead(columns, figures)
     cost_table = (
         costs.groupby(["explainer", "column"], sort=False)["value"].mean() if len(costs) else pd.Series(dtype=float)
@@ -168,6 +166,11 @@ def _draws(array: ScoreArray, entries: list[int]) -> dict[int, list[int]]:
         others = [i for i in others if array.entries[i].method == one.explainer]
         found[entry] = sorted(others, key=lambda i: Spec.parse(array.entries[i].explainer).draw)
     return found
+
+
+def _means(scores: Floats) -> tuple[float | None, ...]:
+    """Of each entry of [n, m, k], scores averaged over models first; None where undefined."""
+    return tuple(map(_number, st.mean_and_sd(st.mean_over_models(scores))[0]))
 
 
 def _kept(scores: Floats, keep: NDArray[np.bool_] | None) -> Floats:
