@@ -259,6 +259,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: metrics.md in the first folder")
     parser.add_argument("--no-costs", action="store_true", help="leave the models alone: no table of costs")
     given = parser.parse_args(arguments)
+    if not given.no_costs:
+        from .memory import keep_freed_memory  # takes torch's import
+
+        keep_freed_memory()  # as workers do
     runs = [read_run(folder) for folder in given.results]
     out = given.out or given.results[0] / "metrics.md"
     pages = [as_markdown(run, trust(run), {} if given.no_costs else costs(run)) for run in runs]
