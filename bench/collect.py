@@ -6,8 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,9 +20,6 @@ from .score_array import DRAW
 from .store import Artefact, Store
 from .suite import Board, Suite, broken
 from .tasks import Cell, Clean, Cost, Score
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 SCORE_TYPES = {
     "board": "str",
@@ -82,14 +78,14 @@ class _Rows:
         self._types = types
         self._common: list[Mapping[str, Any]] = []
         self._lengths: list[int] = []
-        self._vectors: dict[str, list[Sequence[Any]]] = {}
+        self._vectors: dict[str, list[Any]] = {}
 
     def add(self, common: Mapping[str, Any], vectors: Mapping[str, Sequence[Any]]) -> None:
         """A block: values of all its rows, and one value a row of the same columns in every block."""
         self._common.append(common)
         self._lengths.append(len(next(iter(vectors.values()))))
         for name, values in vectors.items():
-            self._vectors.setdefault(name, []).append(values)
+            self._vectors.setdefault(name, []).extend(values)
 
     def frame(self) -> pd.DataFrame:
         """All rows."""
@@ -97,35 +93,17 @@ class _Rows:
 
     def _column(self, name: str, dtype: str) -> pd.Series:
         if name in self._vectors:
-            return _joined(self._vectors[name], dtype)
+            return _repeated(self._vectors[name], None, dtype)
         return _repeated([common[name] for common in self._common], self._lengths, dtype)
 
 
-def _repeated(values: Sequence[Any], lengths: Sequence[int], dtype: str) -> pd.Series:
-    """A column in which each value stands as often as its length says."""
+def _repeated(values: Sequence[Any], lengths: Sequence[int] | None, dtype: str) -> pd.Series:
+    """A column in which each value stands as often as its length says, or once; equal texts are converted once."""
     if dtype != "str":
-        return pd.Series(np.repeat(np.array(values, dtype=dtype), lengths))
+        column = np.array(values, dtype=dtype)
+        return pd.Series(column if lengths is None else np.repeat(column, lengths))
     codes, texts = pd.factorize(np.array(values, dtype=object))
-    return _texts(texts, np.repeat(codes, lengths))
-
-
-def _joined(blocks: Sequence[Sequence[Any]], dtype: str) -> pd.Series:
-    """A column of blocks one after the other. Most blocks are equal to others, but for those of figures."""
-    if dtype == "float64":
-        return pd.Series(np.fromiter(chain.from_iterable(blocks), dtype, sum(map(len, blocks))))
-    different: dict[tuple[Any, ...], int] = {}
-    order = [different.setdefault(tuple(block), len(different)) for block in blocks]
-    if dtype != "str":
-        arrays = [np.array(block, dtype=dtype) for block in different]
-        return pd.Series(np.concatenate([arrays[place] for place in order]))
-    codes, texts = pd.factorize(np.array(list(chain.from_iterable(different)), dtype=object))
-    parts = np.split(codes, np.cumsum([len(block) for block in different])[:-1])
-    return _texts(texts, np.concatenate([parts[place] for place in order]))
-
-
-def _texts(texts: NDArray[Any], places: NDArray[np.int64]) -> pd.Series:
-    """The text of each place; each is converted once."""
-    return pd.Series(pd.array(texts, dtype="str").take(places))
+    return pd.Series(pd.array(texts, dtype="str").take(codes if lengths is None else np.repeat(codes, lengths)))
 
 
 def scores_frame(suite: Suite, results: Sequence[CellResult], store: Store) -> pd.DataFrame:
@@ -202,10 +180,9 @@ def _add_scores(rows: _Rows, names: Names, cell: Cell, task: Score, header: Arte
     for column in column_names(task.metric):
         values, statuses, reasons = [math.nan] * count, [str(header.status)] * count, [header.reason] * count
         if column in figures:
-            values, reasons = figures[column]["values"], figures[column]["reasons"]
-            if None in values:
-                statuses = ["undefined" if value is None else "ok" for value in values]
-                values = [math.nan if value is None else value for value in values]
+            values = [math.nan if value is None else value for value in figures[column]["values"]]
+            statuses = ["undefined" if math.isnan(value) else "ok" for value in values]
+            reasons = figures[column]["reasons"]
         rows.add({**block, "column": column}, {**per_sample, "value": values, "status": statuses, "reason": reasons})
 
 

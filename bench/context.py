@@ -78,7 +78,8 @@ class EngineContext:
                 "or on another model than the one scored."
             )
         ctx = replace(self, seed=self.seed + self.draw)
-        return self.shared.explanation(model, batch, (method, self.draw), lambda: method.explain(model, batch, ctx))
+        asked = (type(method), repr(method), ctx.seed)  # within one cell equal parameters and seeds mean an equal fit
+        return self.shared.explanation(model, batch, asked, lambda: method.explain(model, batch, ctx))
 
     def data(self, split: Literal["fit", "validation"], count: int, labels: bool = False) -> Batch:
         """The first ``count`` samples of a split (all, where there are fewer); without ``labels`` they are hidden (-1).
@@ -140,11 +141,10 @@ class Shared:
         return value
 
     def explanation(
-        self, model: Model, batch: Batch, drawn: tuple[Explainer, int], compute: Callable[[], Explanation]
+        self, model: Model, batch: Batch, asked: tuple[Any, ...], compute: Callable[[], Explanation]
     ) -> Explanation:
-        """See :meth:`EngineContext.explain`; within one cell equal parameters and draws mean an equal fit."""
-        method, draw = drawn
-        value: Explanation = self._get(model, batch, ("explanation", type(method), repr(method), draw), compute, ())
+        """See :meth:`EngineContext.explain`; ``asked`` tells one method's maps from another's."""
+        value: Explanation = self._get(model, batch, ("explanation", *asked), compute, ())
         return value
 
     def clear(self) -> None:

@@ -146,7 +146,7 @@ def _loadable(plan: CellPlan, kind: type[Explain] | type[Score]) -> tuple[Spec, 
             spec = task.metric if isinstance(task, Score) else task.explainer
             registry = metric_registry if isinstance(task, Score) else explainer_registry
             if spec is not None and not broken(registry, spec):
-                found[spec] = None
+                found[spec.method] = None  # other draws take as long
     return tuple(found)
 
 
@@ -202,7 +202,7 @@ def _usage(task: Task, rehearsal: Rehearsal, first: bool) -> Usage | None:
 
 
 def _of(usages: Mapping[Spec, Usage], spec: Spec | None) -> Usage | None:
-    return None if spec is None else usages.get(spec)
+    return None if spec is None else usages.get(spec.method)
 
 
 def _times(usage: Usage | None, count: int) -> Usage | None:

@@ -64,7 +64,7 @@ def rehearse(work: CellWork, request: Rehearse) -> Rehearsal:
     explained: dict[Spec, Usage] = {}
     made_by: list[tuple[Explainer, Explanation]] = []
     for spec in request.explainers:
-        method = explainer_registry.create(spec.method)
+        method = explainer_registry.create(spec)
         if type(method).fit is not Explainer.fit:
             continue
         with suppress(Exception), work.guard([work.frozen], batch, may_draw=True):

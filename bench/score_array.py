@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .contract import BadInputError, Spec
+from .contract import BadInputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,11 +65,6 @@ class Entry:
     explainer: str
     own_model: bool
     label: str
-
-    @property
-    def method(self) -> str:
-        """Spec of the explainer without the draw."""
-        return str(Spec.parse(self.explainer).method) if self.label == DRAW else self.explainer
 
 
 @dataclass(frozen=True, eq=False)

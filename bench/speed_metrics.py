@@ -58,7 +58,7 @@ class FreshMaps(Shared):
             del self._entries[key]
 
     def explanation(
-        self, model: Model, batch: Batch, drawn: tuple[Explainer, int], compute: Callable[[], Explanation]
+        self, model: Model, batch: Batch, asked: tuple[Any, ...], compute: Callable[[], Explanation]
     ) -> Explanation:
         """See :meth:`EngineContext.explain`."""
         before = self._passes.forwards

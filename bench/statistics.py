@@ -79,14 +79,10 @@ def _resampled_means(values: Floats, defined: NDArray[np.bool_], counts: Floats)
     sums = np.ascontiguousarray((counts @ values).T)
     if defined.all():
         return np.divide(sums, counts.shape[1], out=sums)
-    # Most columns miss the same samples as another. Sums of counts are exact, in whatever order they are taken.
-    places = {pattern.tobytes(): place for place, pattern in enumerate(defined.T)}
-    drawn = np.ascontiguousarray((counts @ defined[:, list(places.values())].astype(np.float64)).T)
-    drawn_by = dict(zip(places, drawn, strict=True))
+    # Most often the same samples are undefined in all columns.
+    patterns = defined[:, :1] if (defined == defined[:, :1]).all() else defined
     with np.errstate(invalid="ignore"):
-        for row, pattern in zip(sums, defined.T, strict=True):
-            np.divide(row, drawn_by[pattern.tobytes()], out=row)
-    return sums
+        return np.divide(sums, (counts @ patterns.astype(np.float64)).T, out=sums)
 
 
 def _percentiles(draws: Floats, alpha: float) -> Floats:

@@ -287,7 +287,7 @@ def _expand(
     result = (*named, *(Spec(name) for name in added))
     for spec in result:
         if not isinstance(broken(registry, spec), Broken):
-            registry.create(spec.method if registry is explainer_registry else spec)
+            registry.create(spec.method)
     return result
 
 

@@ -58,7 +58,7 @@ def leaderboard(
     names = {i: run_names[declared.index(column)] for i, column in enumerate(array.columns)}
     counted = counted_samples(array)
     entries = [i for i, e in enumerate(array.entries) if e.explainer and e.label != DRAW]
-    draws = _draws(array, entries)
+    draws = _draws(array)
     figures: dict[int, dict[str, Figure]] = {e: {} for e in entries}
     primary = headline_columns([array.columns[i] for i in explained])
     columns: dict[str, ColumnSummary] = {}
@@ -70,8 +70,9 @@ def leaderboard(
         if summary.primary and contest is not None:
             contests[names[c]] = contest
         for entry, cell in cells.items():
-            means = _means(_kept(array.of(c, draws[entry]), keep)) if draws[entry] else ()
-            figures[entry][names[c]] = replace(cell, by_draw=(cell.headline.mean, *means)) if means else cell
+            others = draws.get((array.entries[entry].explainer, array.entries[entry].own_model), [])
+            means = _means(_kept(array.of(c, others), keep)) if others else ()
+            figures[entry][names[c]] = replace(cell, by_draw=(cell.headline.mean, *means)) if others else cell
     lead = _lead(columns, figures)
     cost_table = (
         costs.groupby(["explainer", "column"], sort=False)["value"].mean() if len(costs) else pd.Series(dtype=float)
@@ -157,14 +158,12 @@ def _column(
     return summary, cells, contest
 
 
-def _draws(array: ScoreArray, entries: list[int]) -> dict[int, list[int]]:
-    """Entry -> the entries of its other draws, by number."""
-    found: dict[int, list[int]] = {}
-    for entry in entries:
-        one = array.entries[entry]
-        others = [i for i, e in enumerate(array.entries) if e.label == DRAW and e.own_model == one.own_model]
-        others = [i for i in others if array.entries[i].method == one.explainer]
-        found[entry] = sorted(others, key=lambda i: Spec.parse(array.entries[i].explainer).draw)
+def _draws(array: ScoreArray) -> dict[tuple[str, bool], list[int]]:
+    """(Explainer, on its own model) -> the entries of its other draws, by number."""
+    drawn = [(Spec.parse(e.explainer), e.own_model, i) for i, e in enumerate(array.entries) if e.label == DRAW]
+    found: dict[tuple[str, bool], list[int]] = {}
+    for spec, own, entry in sorted(drawn, key=lambda each: each[0].draw):
+        found.setdefault((str(spec.method), own), []).append(entry)
     return found
 
 

@@ -10,7 +10,7 @@ from . import across
 from .gallery import gallery, read_gallery
 from .leaderboard import as_csv, as_json, as_markdown
 from .page import page
-from .run_files import RunFiles, each_leaderboard, leaderboards, read_run
+from .run_files import RunFiles, leaderboards, read_run
 
 __all__ = ["RunFiles", "leaderboards", "read_run", "write_report"]
 
@@ -29,13 +29,12 @@ def write_report(out: Path, run: RunFiles | None = None) -> tuple[Path, ...]:
         BadInputError: the folder holds no finished run.
     """
     run = run or read_run(out)
+    boards = leaderboards(run)
     folder = out / "leaderboards"
     folder.mkdir(exist_ok=True)
     written = []
-    boards = []
     galleries = {}
-    for board in each_leaderboard(run):
-        boards.append(board)
+    for board in boards:
         for suffix, text in (("csv", as_csv(board)), ("md", as_markdown(board)), ("json", as_json(board))):
             written.append(folder / f"{board.board}.{suffix}")
             written[-1].write_text(text, encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,11 +77,6 @@ def read_run(out: Path) -> RunFiles:
 
 def leaderboards(run: RunFiles) -> tuple[Leaderboard, ...]:
     """One leaderboard a board, in the order of the scores."""
-    return tuple(each_leaderboard(run))
-
-
-def each_leaderboard(run: RunFiles) -> Iterator[Leaderboard]:
-    """As :func:`leaderboards`, each as soon as it is there, while others are still in the making."""
     declared, suite, tuned = run.columns, run.suite, criteria(run.facts)
 
     def of(rows: tuple[pd.DataFrame, pd.DataFrame]) -> Leaderboard:
@@ -92,7 +87,7 @@ def each_leaderboard(run: RunFiles) -> Iterator[Leaderboard]:
         )  # fmt: skip
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy lets go of the lock where the time goes: the bootstrap
-        yield from pool.map(of, run.boards.values())
+        return tuple(pool.map(of, run.boards.values()))
 
 
 def criteria(facts: Mapping[str, Any]) -> dict[str, str]:
