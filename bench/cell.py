@@ -312,9 +312,9 @@ class CellWork:
             self._probes_reused += 1
             return unpacked(stored, model.device)
         value = compute()
-        self._probes_computed += 1
         artefact = packed(value)
         if artefact is not None:
+            self._probes_computed += 1
             self.store.write("probe", key, artefact)
         return value
 

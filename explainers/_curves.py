@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..bench.contract import Batch, Model
-from ..models.perturb import mixed_rows, patches_to_pixels, target_responses
+from ..models.perturb import mixed_responses, patch_source
 from ._attention import on_grid
 
 Criterion = Literal["insertion", "deletion"]
@@ -29,13 +29,17 @@ def curve_area(model: Model, batch: Batch, maps: Tensor, criterion: Criterion, s
     ranks = maps.flatten(2).argsort(dim=-1, descending=True, stable=True).argsort(dim=-1).view(maps.shape)
     counts = torch.linspace(0, patches, steps + 1, device=maps.device).round().long()
 
-    def build(start: int, stop: int) -> Tensor:
-        row = torch.arange(start, stop, device=maps.device)
-        step, sample, candidate = row % (steps + 1), row // (steps + 1) % samples, row // (steps + 1) // samples
-        top = ranks[candidate, sample] < counts[step][:, None, None]
-        hidden = patches_to_pixels(top if criterion == "deletion" else ~top, geometry)
-        return mixed_rows(batch.inputs, sample, hidden)
-
-    targets = batch.targets.repeat_interleave(steps + 1).repeat(candidates)
-    responses = target_responses(model, build, len(targets), targets, output="probability", max_rows=max_rows)
+    row = torch.arange(candidates * samples * (steps + 1), device=maps.device)
+    step, sample, candidate = row % (steps + 1), row // (steps + 1) % samples, row // (steps + 1) // samples
+    top = ranks[candidate, sample] < counts[step][:, None, None]
+    responses = mixed_responses(
+        model,
+        patch_source(model, batch.inputs, geometry, max_rows),
+        top if criterion == "deletion" else ~top,
+        sample,
+        batch.targets[sample],
+        geometry,
+        output="probability",
+        max_rows=max_rows,
+    )
     return torch.trapezoid(responses.view(candidates, samples, steps + 1).double(), counts.double() / patches)

@@ -9,9 +9,9 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from ..bench.contract import BadInputError, Batch, Context, Explainer, Explanation, Model, Paper, explainer
-from ..models.perturb import patches_to_pixels
+from ..models.perturb import mixed_responses, patch_source
 from ._attention import on_grid
-from ._masks import responses_without, within_budget
+from ._masks import within_budget
 from ._superpixels import Baseline, baseline_images
 
 
@@ -51,13 +51,16 @@ class Occlusion(Explainer):
         within_budget(count + 1, self.budget, f"{count} windows and the input itself")
         # The last mask is empty: the input itself.
         masks = torch.cat([windows, torch.zeros_like(windows[:1])]).to(batch.inputs.device)
-        rows = torch.arange(len(batch) * (count + 1), device=batch.inputs.device)
-        responses = responses_without(
+        samples = torch.arange(len(batch), device=batch.inputs.device).repeat_interleave(count + 1)
+        removed = baseline_images(batch.inputs, self.baseline, self.sigma, geometry)
+        responses = mixed_responses(
             model,
-            batch,
-            rows // (count + 1),
-            lambda part: patches_to_pixels(masks[rows[part] % (count + 1)], geometry)[:, None],
-            baseline_images(batch.inputs, self.baseline, self.sigma, geometry),
+            patch_source(model, batch.inputs, geometry, ctx.max_rows),
+            masks.repeat(len(batch), 1, 1),
+            samples,
+            batch.targets.to(samples.device)[samples],
+            geometry,
+            baseline=None if removed is None else patch_source(model, removed, geometry, ctx.max_rows),
             output=self.output,
             max_rows=ctx.max_rows,
         ).view(len(batch), count + 1)

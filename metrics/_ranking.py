@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def average_ranks(values: Tensor) -> Tensor:
@@ -27,6 +33,27 @@ def pearson(x: Tensor, y: Tensor) -> Tensor:
 def spearman(x: Tensor, y: Tensor) -> Tensor:
     """Rank correlation [B] of rows [B,n], ties averaged; NaN where a row does not vary."""
     return pearson(average_ranks(x), average_ranks(y))
+
+
+def average_precision(scores: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    """:meth:`RankedTruth.average_precision` of [B,n] alone, several times faster on long rows with few true elements.
+
+    The mean over true elements of the precision among all elements that score at least as high, so that sorted scores
+    are enough, without their order.
+    """
+    rows = zip(*(t.cpu().numpy() for t in (scores, truth & valid, valid)), strict=True)
+    figures = [_average_precision(*row) for row in rows]
+    return torch.tensor(figures, dtype=torch.float64, device=scores.device)
+
+
+def _average_precision(scores: NDArray[Any], positive: NDArray[np.bool_], valid: NDArray[np.bool_]) -> float:
+    if not positive.any():
+        return math.nan
+    of_true, of_all = np.sort(scores[positive]), np.sort(scores[valid])
+    # Equal scores enter together.
+    thresholds, gained = np.unique(of_true, return_counts=True)
+    hits, places = (len(ordered) - np.searchsorted(ordered, thresholds) for ordered in (of_true, of_all))
+    return float((gained * hits / places).sum() / len(of_true))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from ..bench.contract import Batch, Context, Explanation, Model, TokenGeometry
-from ..models.perturb import Output, mixed_rows, patches_to_pixels, target_responses
+from ..models.perturb import Output, PatchSource, mixed_responses, mixed_rows, patch_source, target_responses
 from ._responses import clean_logits, target_logit
 
 Features = Literal["patches", "pixels"]
@@ -54,11 +55,13 @@ def group_sums(values: Tensor, counts: Tensor) -> Tensor:
     return torch.stack([falling[:, a:b].sum(1) for a, b in pairwise(ends)], dim=1)
 
 
-def to_pixels(features: Tensor, geometry: TokenGeometry) -> Tensor:
-    """Features [R,N], patches or pixels, as pixels [R,H,W]."""
-    if features.shape[1] == geometry.grid[0] * geometry.grid[1]:
-        return patches_to_pixels(features.view(-1, *geometry.grid), geometry)
-    return features.view(-1, *geometry.image_size)
+def source_of(
+    model: Model, batch: Batch, ctx: Context, geometry: TokenGeometry, name: str, images: Callable[[], Tensor]
+) -> PatchSource:
+    """Images [B,C,H,W] to put rows together of, made and embedded once for all explainers; ``name`` says which."""
+    return ctx.probe(
+        model, batch, f"patch_source,{name}", lambda: patch_source(model, images(), geometry, ctx.max_rows)
+    )
 
 
 def responses_without(
@@ -69,23 +72,42 @@ def responses_without(
     geometry: TokenGeometry,
     *,
     output: Output = "probability",
-    baseline: Tensor | None = None,
+    baseline: PatchSource | None = None,
 ) -> Tensor:
-    """Answer [B,S] float64 for the target where the hidden features [B,S,N] show the baseline [B,C,H,W].
+    """Answer [B,S] float64 for the target where the hidden features [B,S,N] show the baseline.
 
-    Without a baseline they show the mean colour.
+    Features are patches, or pixels. Without a baseline they show the mean colour.
     """
     points = hidden.shape[1]
     if points == 0:
         return hidden.new_zeros(len(batch), 0, dtype=torch.float64)
+    rows, targets = hidden.flatten(0, 1), batch.targets.repeat_interleave(points)
+    samples = torch.arange(len(batch), device=hidden.device).repeat_interleave(points)
+    if rows.shape[1] == geometry.grid[0] * geometry.grid[1]:
+        shown = source_of(model, batch, ctx, geometry, "inputs", lambda: batch.inputs)
+        baseline = baseline or source_of(
+            model, batch, ctx, geometry, "mean_colour", lambda: torch.zeros_like(batch.inputs[:1])
+        )
+        patches = rows.view(-1, *geometry.grid)
+        responses = mixed_responses(
+            model,
+            shown,
+            patches,
+            samples,
+            targets,
+            geometry,
+            baseline=baseline,
+            output=output,
+            max_rows=ctx.max_rows,
+        )
+    else:
+        images = None if baseline is None else baseline.images
 
-    def mixed(start: int, stop: int) -> Tensor:
-        sample = torch.arange(start, stop, device=hidden.device) // points
-        where = to_pixels(hidden.flatten(0, 1)[start:stop], geometry)
-        return mixed_rows(batch.inputs, sample, where, baseline)
+        def mixed(start: int, stop: int) -> Tensor:
+            where = rows[start:stop].view(-1, 1, *geometry.image_size)
+            return mixed_rows(batch.inputs, samples[start:stop], where, images)
 
-    targets = batch.targets.repeat_interleave(points)
-    responses = target_responses(model, mixed, len(targets), targets, output=output, max_rows=ctx.max_rows)
+        responses = target_responses(model, mixed, len(rows), targets, output=output, max_rows=ctx.max_rows)
     return responses.view(-1, points).double()
 
 
@@ -103,7 +125,7 @@ def single_deletions(model: Model, batch: Batch, cells: tuple[int, int], ctx: Co
 
     def hidden(start: int, stop: int) -> Tensor:
         rows = torch.arange(start, stop, device=owner.device)
-        return mixed_rows(batch.inputs, rows // count, owner == (rows % count)[:, None, None])
+        return mixed_rows(batch.inputs, rows // count, owner == (rows % count)[:, None, None, None])
 
     def compute() -> Tensor:
         targets = batch.targets.repeat_interleave(count)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ..bench.contract import BadInputError, Batch, Column, Context, Explanation, Metric, Model, Paper, Scores, metric
-from ..models.perturb import mixed_rows, patches_to_pixels, target_responses
 from ._maps import CONSTANT_MAP, NOT_FINITE, column, finite_rows, in_float64, is_constant
 from ._ranking import pearson
+from ._removal import responses_without
 from ._responses import clean_logits, target_logit
 
 CONSTANT_SUMS = "all removed subsets have the same attribution"
@@ -73,21 +73,15 @@ class FaithfulnessCorrelation(Metric):
 
     def _drops(self, model: Model, batch: Batch, subsets: Tensor, explanation: Explanation, ctx: Context) -> Tensor:
         """Drop [B,runs] of the target logit when a subset takes the mean colour, float64."""
-        geometry = explanation.geometry
-
-        def removed(start: int, stop: int) -> Tensor:
-            sample = torch.arange(start, stop, device=subsets.device) // self.runs
-            patches = subsets.flatten(0, 1)[start:stop].view(-1, *geometry.grid)
-            return mixed_rows(batch.inputs, sample, patches_to_pixels(patches, geometry))
-
-        def compute() -> Tensor:
-            targets = batch.targets.repeat_interleave(self.runs)
-            rows = len(batch) * self.runs
-            return target_responses(model, removed, rows, targets, max_rows=ctx.max_rows).view(-1, self.runs)
-
         clean = target_logit(clean_logits(model, batch, ctx), batch.targets)
         name = f"faithfulness_correlation,runs={self.runs},share={self.share}"
-        return clean[:, None] - ctx.probe(model, batch, name, compute).double()
+        without = ctx.probe(
+            model,
+            batch,
+            name,
+            lambda: responses_without(model, batch, subsets, ctx, explanation.geometry, output="logit"),
+        )
+        return clean[:, None] - without.double()
 
 
 def random_subsets(batch: Batch, ctx: Context, component: str, runs: int, size: int, patches: int) -> Tensor:

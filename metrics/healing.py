@@ -22,10 +22,11 @@ from ..bench.contract import (
     TokenGeometry,
     metric,
 )
-from ..models.perturb import mixed_rows, patches_to_pixels, target_responses
+from ..models.perturb import PatchSource, mixed_responses, mixed_rows, patches_to_pixels, target_responses
 from ..models.spectral import Groups, contiguous_groups
 from ._bands import CONSTANT_CURVE, NO_SPECTRUM
 from ._maps import CONSTANT_MAP, NOT_FINITE, column, finite_rows, in_float64, is_constant
+from ._removal import source_of
 from ._responses import clean_logits, logits_of, target_probability
 
 ALL_CHANGED = "healing changes every patch"
@@ -251,17 +252,35 @@ class Counterfactual:
     def probabilities(self, samples: Tensor, counts: Tensor, place: Tensor) -> Tensor:
         """Softmax probability [R] of the target, float64, with the first ``counts`` [R] changed features healed."""
 
+        inputs, targets, max_rows = self.batch.inputs, self.batch.targets[samples], self.ctx.max_rows
+        if place.shape[1] == 1:
+            patches = place[samples, 0] <= counts[:, None, None]
+            shown, healed = self._source("inputs", inputs), self._source("healed", self.healed)
+            return mixed_responses(
+                self.model,
+                shown,
+                patches,
+                samples,
+                targets,
+                self.geometry,
+                baseline=healed,
+                output="probability",
+                max_rows=max_rows,
+            ).double()
+
         def build(start: int, stop: int) -> Tensor:
             rows = samples[start:stop]
             chosen = place[rows] <= counts[start:stop, None, None, None]
             if tuple(chosen.shape[-2:]) == self.geometry.grid:
                 chosen = patches_to_pixels(chosen, self.geometry)
-            return mixed_rows(self.batch.inputs, rows, chosen, self.healed)
+            return mixed_rows(inputs, rows, chosen, self.healed)
 
-        targets = self.batch.targets[samples]
         return target_responses(
-            self.model, build, len(samples), targets, output="probability", max_rows=self.ctx.max_rows
+            self.model, build, len(samples), targets, output="probability", max_rows=max_rows
         ).double()
+
+    def _source(self, name: str, images: Tensor) -> PatchSource:
+        return source_of(self.model, self.batch, self.ctx, self.geometry, name, lambda: images)
 
 
 def cell_relevance(explanation: Explanation, groups: Groups, reduction: Reduction) -> Tensor:

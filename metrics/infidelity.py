@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from ..bench.contract import BadInputError, Batch, Column, Context, Explanation, Metric, Model, Paper, Scores, metric
-from ..models.perturb import mixed_rows, patches_to_pixels, target_responses
 from ._maps import NOT_FINITE, column, finite_rows, in_float64
-from ._removal import patch_sums
+from ._removal import patch_sums, responses_without
 from ._responses import clean_logits, target_logit
 
 NO_ATTRIBUTION = "no removed square has attribution"
@@ -62,19 +61,14 @@ class Infidelity(Metric):
 
     def _drops(self, model: Model, batch: Batch, squares: Tensor, explanation: Explanation, ctx: Context) -> Tensor:
         """Drop [B,runs] of the target logit without each square, float64."""
-        runs = self.runs
-
-        def removed(start: int, stop: int) -> Tensor:
-            sample = torch.arange(start, stop, device=squares.device) // runs
-            where = patches_to_pixels(squares.flatten(0, 1)[start:stop], explanation.geometry)
-            return mixed_rows(batch.inputs, sample, where)
-
-        def compute() -> Tensor:
-            targets = batch.targets.repeat_interleave(runs)
-            return target_responses(model, removed, len(targets), targets, max_rows=ctx.max_rows).view(-1, runs)
-
         clean = target_logit(clean_logits(model, batch, ctx), batch.targets)
-        return clean[:, None] - ctx.probe(model, batch, f"infidelity_squares,runs={runs}", compute).double()
+        without = ctx.probe(
+            model,
+            batch,
+            f"infidelity_squares,runs={self.runs}",
+            lambda: responses_without(model, batch, squares.flatten(2), ctx, explanation.geometry, output="logit"),
+        )
+        return clean[:, None] - without.double()
 
 
 def random_squares(batch: Batch, ctx: Context, runs: int, grid: tuple[int, int]) -> Tensor:

@@ -18,11 +18,11 @@ from ..bench.contract import (
     Model,
     Paper,
     Scores,
-    TokenGeometry,
     metric,
 )
-from ..models.perturb import blurred, mean_colour, mixed_rows, patches_to_pixels, target_responses
+from ..models.perturb import blurred, mean_colour
 from ._maps import CONSTANT_MAP, NOT_FINITE, column, finite_rows, in_float64, is_constant
+from ._removal import responses_without, source_of
 from ._responses import clean_logits, close_ends, logits_of, target_probability
 
 
@@ -67,13 +67,16 @@ class InsertionDeletion(Metric):
         walk = PatchWalk.of(grid, self.steps)
         side = math.sqrt(math.prod(geometry.image_size) / math.prod(geometry.grid))
         sigma = self.sigma * side
-        grey, blur = mean_colour(batch.inputs), blurred(batch.inputs, sigma)
+        grey = mean_colour(batch.inputs)
+        blur = source_of(model, batch, ctx, geometry, f"blurred,px={sigma}", lambda: blurred(batch.inputs, sigma))
 
         clean_end = target_probability(clean_logits(model, batch, ctx), batch.targets)
         grey_end = target_probability(logits_of(model, batch, ctx, "mean_colour_logits", grey), batch.targets)
-        blur_end = target_probability(logits_of(model, batch, ctx, f"blurred_logits,px={sigma}", blur), batch.targets)
-        deleted = inner_points(model, batch, walk.reached(), None, geometry, ctx)
-        inserted = inner_points(model, batch, ~walk.reached(), blur, geometry, ctx)
+        blur_end = target_probability(
+            logits_of(model, batch, ctx, f"blurred_logits,px={sigma}", blur.images), batch.targets
+        )
+        deleted = responses_without(model, batch, walk.reached(), ctx, geometry)
+        inserted = responses_without(model, batch, ~walk.reached(), ctx, geometry, baseline=blur)
         deletion = walk.area(clean_end, deleted, grey_end)
         insertion = walk.area(blur_end, inserted, clean_end)
 
@@ -85,25 +88,6 @@ class InsertionDeletion(Metric):
             "insertion_auc_normalised": column((insertion - blur_end) / (clean_end - blur_end), undefined | no_rise),
             "deletion_auc_normalised": column((deletion - grey_end) / (clean_end - grey_end), undefined | no_fall),
         }
-
-
-def inner_points(
-    model: Model, batch: Batch, hidden: Tensor, baseline: Tensor | None, geometry: TokenGeometry, ctx: Context
-) -> Tensor:
-    """Softmax probability [B,S] of the target where the hidden patches [B,S,N] show the baseline [B,C,H,W], float64.
-
-    Without a baseline they show the mean colour.
-    """
-    points = hidden.shape[1]
-
-    def mixed(start: int, stop: int) -> Tensor:
-        sample = torch.arange(start, stop, device=hidden.device) // points
-        patches = hidden.flatten(0, 1)[start:stop].view(-1, *geometry.grid)
-        return mixed_rows(batch.inputs, sample, patches_to_pixels(patches, geometry), baseline)
-
-    targets = batch.targets.repeat_interleave(points)
-    responses = target_responses(model, mixed, len(targets), targets, output="probability", max_rows=ctx.max_rows)
-    return responses.view(-1, points).double()
 
 
 @dataclass(frozen=True, eq=False)

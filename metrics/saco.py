@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..bench.contract import BadInputError, Batch, Column, Context, Explanation, Metric, Model, Paper, Scores, metric
 from ._maps import CONSTANT_MAP, NOT_FINITE, column, finite_rows, in_float64, is_constant
-from ._removal import Features, cuts, feature_values, group_sums, groups_of, ranks, responses_without
+from ._removal import Features, cuts, feature_values, group_sums, groups_of, ranks, responses_without, source_of
 from ._responses import clean_logits, target_probability
 
 NO_EFFECT = "all groups change p(target) alike"
@@ -52,8 +52,9 @@ class SaCo(Metric):
         counts = cuts(values[0].numel(), self.groups, values.device)
         salience = group_sums(values, counts) / counts.diff()
         members = groups_of(ranks(values, descending=True), counts)
-        own_mean = batch.inputs.mean((2, 3), keepdim=True).expand_as(batch.inputs)
-        without = responses_without(model, batch, members, ctx, explanation.geometry, baseline=own_mean)
+        geometry = explanation.geometry
+        mean = source_of(model, batch, ctx, geometry, "own_mean", lambda: own_mean(batch.inputs))
+        without = responses_without(model, batch, members, ctx, geometry, baseline=mean)
         drops = target_probability(clean_logits(model, batch, ctx), batch.targets)[:, None] - without
         undefined = {
             NOT_FINITE: broken,
@@ -61,6 +62,11 @@ class SaCo(Metric):
             NO_EFFECT: drops.amax(1) - drops.amin(1) <= SMALLEST_CHANGE,
         }
         return {"saco": column(coefficient(salience, drops), undefined)}
+
+
+def own_mean(inputs: Tensor) -> Tensor:
+    """Each image in its own mean colour, [B,C,H,W]."""
+    return inputs.mean((2, 3), keepdim=True).expand_as(inputs)
 
 
 def coefficient(salience: Tensor, drops: Tensor) -> Tensor:

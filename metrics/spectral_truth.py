@@ -25,7 +25,7 @@ from ..bench.contract import (
 from ._bands import CONSTANT_CURVE, NO_SPECTRUM, expert_bands, in_spectral_order
 from ._maps import NO_EVIDENCE, NOT_FINITE, column, finite_rows, in_float64, is_constant
 from ._matching import matching_sizes, reach_of
-from ._ranking import RankedTruth
+from ._ranking import average_precision
 from ._segmentation import MaskTruth
 
 NO_MASK = "the data set has no mask"
@@ -155,4 +155,4 @@ def _cell_precision(explanation: Explanation, truth: MaskTruth, expert: Tensor, 
     cells = torch.where(is_constant(cells)[:, None], cells[:, :1], cells)
     valid = truth.valid[part, None].expand(-1, expert.shape[1], -1).flatten(1)
     positives = (truth.evidence[part, None] & expert[part, :, None]).flatten(1)
-    return RankedTruth.of(cells, positives, valid).average_precision(), broken
+    return average_precision(cells, positives, valid), broken

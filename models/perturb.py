@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..bench.contract import BadInputError, Model, TokenGeometry
+from .lean_pass import FromTokens, as_far_as_read, patch_embedding
 
 Output = Literal["logit", "probability", "logits"]
 
@@ -25,7 +27,8 @@ def target_responses(
     """Responses of the model to ``rows`` perturbed inputs, in passes of at most ``max_rows``, in inference mode.
 
     A row is one (sample, perturbation); rows of several samples share a pass. ``build`` is called for one range after
-    the other, so that no more than ``max_rows`` inputs exist at a time.
+    the other, so that no more than ``max_rows`` inputs exist at a time. What the head does not read of the last block
+    is left out (:func:`~vitxai.models.lean_pass.as_far_as_read`).
 
     Args:
         build: the inputs [stop-start,C,H,W] of rows start..stop-1.
@@ -46,7 +49,7 @@ def target_responses(
     responses = []
     for start in range(0, rows, max_rows):
         stop = min(start + max_rows, rows)
-        with torch.inference_mode():
+        with torch.inference_mode(), as_far_as_read(model.module):
             inputs = build(start, stop)
             if len(inputs) != stop - start:
                 raise BadInputError(f"build({start}, {stop}) gave {len(inputs)} inputs, not {stop - start}.")
@@ -68,6 +71,69 @@ def _response(logits: Tensor, targets: Tensor | None, output: Output) -> Tensor:
     return values.gather(1, targets.to(logits.device).long()[:, None])[:, 0]
 
 
+@dataclass(frozen=True, eq=False)
+class PatchSource:
+    """Images that rows are put together of, patch by patch; see :func:`patch_source`.
+
+    Attributes:
+        images: [B,C,H,W], or one for all samples.
+        tokens: of their patches, [B,T,D]; None where rows are put together of pixels.
+    """
+
+    images: Tensor
+    tokens: Tensor | None
+
+
+def patch_source(model: Model, images: Tensor, geometry: TokenGeometry, max_rows: int) -> PatchSource:
+    """Images as :func:`mixed_responses` takes them.
+
+    Where every token of the model is made of its own patch of the geometry alone
+    (:func:`~vitxai.models.lean_pass.patch_embedding`), they are embedded here, once for all rows to come.
+    """
+    embed = patch_embedding(model.module)
+    if embed is None or tuple(embed.grid_size) != geometry.grid:
+        return PatchSource(images, None)
+    with torch.inference_mode():
+        return PatchSource(images, torch.cat([embed(part) for part in torch.split(images, max_rows)]))
+
+
+def mixed_responses(
+    model: Model,
+    shown: PatchSource,
+    hidden: Tensor,
+    samples: Tensor,
+    targets: Tensor | None,
+    geometry: TokenGeometry,
+    *,
+    baseline: PatchSource | None = None,
+    output: Output = "logit",
+    max_rows: int,
+) -> Tensor:
+    """:func:`target_responses` to rows that show the baseline in hidden patches and their sample elsewhere.
+
+    Args:
+        shown: the samples.
+        hidden: [R,h,w] bool, on the grid of the geometry.
+        samples: [R] the sample of each row; rows of one sample next to each other.
+        baseline: made by :func:`patch_source` from the same model; None for the mean colour, which is zero.
+    """
+    if baseline is None:
+        baseline = patch_source(model, torch.zeros_like(shown.images[:1]), geometry, max_rows)
+    own, other, entered = shown.images, baseline.images, model
+    if shown.tokens is not None and baseline.tokens is not None:
+        own, other = shown.tokens, baseline.tokens
+        entered = replace(model, module=FromTokens(model.module, shown.images.shape[1:]))
+
+    def build(start: int, stop: int) -> Tensor:
+        if entered is model:
+            where = patches_to_pixels(hidden[start:stop], geometry)[:, None]
+        else:
+            where = hidden[start:stop].flatten(1).repeat(1, own.shape[1] // hidden[0].numel())[..., None]
+        return mixed_rows(own, samples[start:stop], where, other)
+
+    return target_responses(entered, build, len(samples), targets, output=output, max_rows=max_rows)
+
+
 def patches_to_pixels(patches: Tensor, geometry: TokenGeometry) -> Tensor:
     """Each pixel gets the value of its patch: [...,h,w] -> [...,H,W], same dtype (bool too)."""
     (h, w), (height, width) = geometry.grid, geometry.image_size
@@ -80,18 +146,17 @@ def patches_to_pixels(patches: Tensor, geometry: TokenGeometry) -> Tensor:
 
 
 def mixed_rows(inputs: Tensor, samples: Tensor, where: Tensor, baseline: Tensor | None = None) -> Tensor:
-    """Rows of perturbed inputs: the baseline where a row's mask holds, its sample elsewhere: [R,C,H,W].
+    """Rows of perturbed inputs: the baseline where a row's mask holds, its sample elsewhere: [R,...] like the inputs.
 
     One pass over memory a row and no copies of samples, since a small model's own pass costs little more.
 
     Args:
-        inputs: [B,C,H,W], finite.
+        inputs: [B,C,H,W] images or [B,T,D] tokens, finite.
         samples: [R] the sample that each row perturbs; rows of one sample next to each other.
-        where: [R,H,W] bool for all channels, or [R,C,H,W].
-        baseline: [B,C,H,W]; None for the mean colour, which is zero.
+        where: [R,C,H,W] or [R,T,D] bool, axes of length 1 for all alike.
+        baseline: like the inputs, or one row for all samples; None for zero, which is the mean colour of images.
     """
     rows = inputs.new_empty(len(samples), *inputs.shape[1:])
-    where = where[:, None] if where.ndim == 3 else where
     kept, start = ~where, 0
     owners, counts = torch.unique_consecutive(samples, return_counts=True)
     for sample, count in zip(owners.tolist(), counts.tolist(), strict=True):
@@ -99,7 +164,8 @@ def mixed_rows(inputs: Tensor, samples: Tensor, where: Tensor, baseline: Tensor 
         if baseline is None:
             torch.mul(inputs[sample], kept[part], out=rows[part])
         else:
-            torch.where(where[part], baseline[sample], inputs[sample], out=rows[part])
+            of_sample = baseline[sample if len(baseline) > 1 else 0]
+            torch.where(where[part], of_sample, inputs[sample], out=rows[part])
         start += count
     return rows
 

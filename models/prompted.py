@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..bench.contract import BadInputError, TokenGeometry, UnsupportedError
 from .handle import geometry_of
 from .interception import AttentionCalls, Edit, calls_exposed
+from .lean_pass import as_far_as_read
 from .prompt_attention import PromptRows, Reach
 from .spectral import groups_apart
 
@@ -124,7 +125,10 @@ class PromptedViT(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Class scores [B,K] of the prompts."""
-        return self.scores(self.read(inputs) if self.isolate else self._together(inputs, keep=False))
+        # Not by ``read``: whoever records the backbone's attention wants its last block whole.
+        return self.scores(
+            self.beside(self._of_backbone(inputs)) if self.isolate else self._together(inputs, keep=False)
+        )
 
     def scores(self, read: Prompted) -> Tensor:
         """Class scores [B,K] from the prompts' outputs."""
@@ -142,11 +146,13 @@ class PromptedViT(nn.Module):
             return self._together(inputs, edit)
         if edit is not None:
             raise BadInputError("attention of isolated prompts is not edited.")
-        return self.beside(self._of_backbone(inputs))
+        with as_far_as_read(self):
+            return self.beside(self._of_backbone(inputs))
 
     def keys_values(self, inputs: Tensor) -> Tensor:
         """Keys and values of the backbone's tokens in each block, before any norm of keys: [B,L,N,2D]."""
-        return torch.stack(self._of_backbone(inputs), dim=1)
+        with as_far_as_read(self):
+            return torch.stack(self._of_backbone(inputs), dim=1)
 
     def _of_backbone(self, inputs: Tensor) -> list[Tensor]:
         kept: list[Tensor] = []

@@ -16,6 +16,7 @@ from vitxai.bench.context import EngineContext
 from vitxai.bench.contract import BadInputError, Batch, Explainer, Explanation, Fitted, Model
 from vitxai.bench.profile import added_parameters, count_flops, count_passes, peak_bytes, profile_explainer, time_pairs
 from vitxai.models.handle import wrap
+from vitxai.models.lean_pass import as_far_as_read
 from vitxai.models.perturb import target_responses
 from vitxai.models.tape import EditedAttention
 
@@ -141,12 +142,15 @@ def test_passes_are_exact(model, batch, explainer, forwards, backwards):
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-def test_flops_of_r_forwards_are_r_times_the_plain_one(model, batch, rows):
+def test_flops_of_r_perturbed_rows_are_r_times_those_of_a_pass_that_stops_at_what_is_read(model, batch, rows):
     got = costs(Perturbation(rows), model, batch)
-    assert got["flops_ratio"] == rows
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+    with FlopCounterMode(display=False) as plain, torch.inference_mode():
         model(batch.inputs)
-    assert got["gflops"] == pytest.approx(rows * counter.get_total_flops() / B / 1e9)
+    with FlopCounterMode(display=False) as lean, torch.inference_mode(), as_far_as_read(model.module):
+        model(batch.inputs)
+    assert 0.3 < lean.get_total_flops() / plain.get_total_flops() < 0.9
+    assert got["flops_ratio"] == pytest.approx(rows * lean.get_total_flops() / plain.get_total_flops())
+    assert got["gflops"] == pytest.approx(rows * lean.get_total_flops() / B / 1e9)
 
 
 def test_flops_of_a_backward_pass_are_those_of_torch(model, batch):

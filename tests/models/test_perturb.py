@@ -130,7 +130,7 @@ def test_mixed_rows_are_replaced_pixels_of_each_rows_sample(channels_apart):
     generator = torch.Generator().manual_seed(4)
     inputs, baseline = torch.randn(2, 3, 2, 5, 7, generator=generator).unbind()
     samples = torch.tensor([0, 0, 2, 2, 2, 1])
-    shape = (6, 2, 5, 7) if channels_apart else (6, 5, 7)
+    shape = (6, 2, 5, 7) if channels_apart else (6, 1, 5, 7)
     where = torch.rand(shape, generator=generator) < 0.5
     wanted = replace_pixels(inputs[samples], where, baseline[samples])
     assert torch.equal(mixed_rows(inputs, samples, where, baseline), wanted)

@@ -339,7 +339,8 @@ def test_isolated_prompts_leave_the_backbone_bit_equal(kind: str) -> None:
     backbone, outputs = net.backbone, []
     handles = [block.register_forward_hook(lambda _, __, tokens: outputs.append(tokens)) for block in backbone.blocks]
     logits = backbone(inputs)
-    net.read(inputs)
+    scores = net(inputs)
+    read = net.read(inputs)
     again = backbone(inputs)
     for handle in handles:
         handle.remove()
@@ -347,6 +348,9 @@ def test_isolated_prompts_leave_the_backbone_bit_equal(kind: str) -> None:
     assert torch.equal(logits, built(kind)(inputs))
     for alone, beside in zip(outputs[:3], outputs[3:6], strict=True):
         assert torch.equal(alone, beside)
+    # Of the last block, ``read`` runs keys and values alone.
+    assert torch.equal(outputs[1], outputs[7])
+    assert torch.equal(scores, net.scores(read))
     assert net.geometry == geometry_of(backbone)
 
 
