@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import gc
 import logging
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -89,7 +91,7 @@ def _settle_process() -> None:
 
 
 def main() -> None:
-    """Entry point of the command ``bench``: a deliberate error is one message and exit code 2, without a traceback."""
+    """What ``bench`` does: a deliberate error is one message and exit code 2, without a traceback."""
     _settle_process()
     try:
         app(standalone_mode=True)
@@ -103,5 +105,24 @@ def main() -> None:
         sys.exit(EXIT_USAGE)
 
 
+def command() -> NoReturn:
+    """Entry point of the command ``bench``: as :func:`main`, and ends the process at once.
+
+    Taking a run's million objects apart, one by one, would take more than a second.
+    """
+    code = 0
+    try:
+        main()
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            raise
+        code = end.code or 0
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a closed pipe
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    main()
+    command()

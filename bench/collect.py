@@ -22,32 +22,32 @@ from .suite import Board, Suite, broken
 from .tasks import Cell, Clean, Cost, Score
 
 SCORE_TYPES = {
-    "board": "str",
-    "dataset": "str",
-    "model": "str",
-    "kind": "str",
-    "explainer": "str",
-    "status_label": "str",
+    "board": "category",
+    "dataset": "category",
+    "model": "category",
+    "kind": "category",
+    "explainer": "category",
+    "status_label": "category",
     "own_model": "bool",
-    "sample": "str",
+    "sample": "category",
     "target": "int64",
     "label": "int64",
     "prediction": "int64",
-    "metric": "str",
-    "column": "str",
+    "metric": "category",
+    "column": "category",
     "value": "float64",
-    "status": "str",
-    "reason": "str",
+    "status": "category",
+    "reason": "category",
 }
 COST_TYPES = {
-    "board": "str",
-    "dataset": "str",
-    "model": "str",
-    "kind": "str",
-    "explainer": "str",
-    "column": "str",
+    "board": "category",
+    "dataset": "category",
+    "model": "category",
+    "kind": "category",
+    "explainer": "category",
+    "column": "category",
     "value": "float64",
-    "machine": "str",
+    "machine": "category",
 }
 UNKNOWN = -1
 Names = Mapping[Spec, str]
@@ -98,12 +98,11 @@ class _Rows:
 
 
 def _repeated(values: Sequence[Any], lengths: Sequence[int] | None, dtype: str) -> pd.Series:
-    """A column in which each value stands as often as its length says, or once; equal texts are converted once."""
-    if dtype != "str":
-        column = np.array(values, dtype=dtype)
-        return pd.Series(column if lengths is None else np.repeat(column, lengths))
-    codes, texts = pd.factorize(np.array(values, dtype=object))
-    return pd.Series(pd.array(texts, dtype="str").take(codes if lengths is None else np.repeat(codes, lengths)))
+    """A column in which each value stands as often as its length says, or once; texts become categories."""
+    codes, texts = pd.factorize(np.array(values, dtype=object), sort=True) if dtype == "category" else (values, None)
+    column = np.array(codes, dtype="int64" if dtype == "category" else dtype)
+    column = column if lengths is None else np.repeat(column, lengths)
+    return pd.Series(column if texts is None else pd.Categorical.from_codes(column, pd.Index(texts, dtype="str")))
 
 
 def scores_frame(suite: Suite, results: Sequence[CellResult], store: Store) -> pd.DataFrame:

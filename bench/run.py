@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from .cell_plan import cells_of
 from .cell_run import CellResult, CellRun, OnEvent
@@ -37,7 +39,7 @@ class RunResult:
 
     Attributes:
         out: folder of its files.
-        scores, costs: the long tables, as in the files.
+        scores, costs: the long tables, as in the files but for texts, which are categories here.
         facts: run.json.
         failures: tasks that failed (refusals left out), the most telling reason each, one a plug-in and cell.
         interrupted: whether it was stopped before its end; the same command goes on from there.
@@ -165,12 +167,18 @@ def _write(suite: Suite, results: Sequence[CellResult], store: Store, out: Path,
     # Checking digests, compressing and encoding leave other threads free.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         shown = pool.map(show, _first_of_each_board(results))
-        _replace(out / "scores.parquet", lambda path: scores.to_parquet(path, index=False))
-        _replace(out / "costs.parquet", lambda path: costs.to_parquet(path, index=False))
+        _replace(out / "scores.parquet", lambda path: _write_table(scores, path))
+        _replace(out / "costs.parquet", lambda path: _write_table(costs, path))
         list(shown)  # raises what was raised there
     text = json.dumps(facts, indent=1, ensure_ascii=False)
     _replace(out / "run.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
     return RunResult(out, scores, costs, facts, failures, interrupted)
+
+
+def _write_table(frame: pd.DataFrame, path: Path) -> None:
+    """Categories are written as what they are, texts: whoever reads the file need not know of them."""
+    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
+    pq.write_table(table, path, store_schema=False)
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

@@ -64,7 +64,9 @@ def bootstrap_means(values: Floats, counts: Floats, alpha: float = ALPHA) -> Int
     ends = np.full((2, len(n_ok)), np.nan)
     enough = n_ok >= 2
     if enough.any():
-        ends[:, enough] = _percentiles(_resampled_means(centred[:, enough], defined[:, enough], counts), alpha)
+        draws = _resampled_means(centred[:, enough], defined[:, enough], counts)
+        _, sd = mean_and_sd(values[:, enough])
+        ends[:, enough] = _percentiles(draws, alpha, (mean - origin)[enough], sd / np.sqrt(n_ok[enough]))
     low, high = origin + ends
     return Interval(mean, low, high, n_ok)
 
@@ -76,7 +78,7 @@ def _first_defined(values: Floats, defined: NDArray[np.bool_]) -> Floats:
 
 def _resampled_means(values: Floats, defined: NDArray[np.bool_], counts: Floats) -> Floats:
     """Means of the resamples, [k, resamples]; NaN where one has no defined sample. ``values`` [n, k] hold 0 there."""
-    sums = np.ascontiguousarray((counts @ values).T)
+    sums = values.T @ counts.T
     if defined.all():
         return np.divide(sums, counts.shape[1], out=sums)
     # Most often the same samples are undefined in all columns.
@@ -85,18 +87,21 @@ def _resampled_means(values: Floats, defined: NDArray[np.bool_], counts: Floats)
         return np.divide(sums, (counts @ patterns.astype(np.float64)).T, out=sums)
 
 
-def _percentiles(draws: Floats, alpha: float) -> Floats:
-    """Central 1 - alpha of each row of [k, resamples], as [2, k]; resamples without any defined sample are left out."""
+def _percentiles(draws: Floats, alpha: float, middle: Floats, spread: Floats) -> Floats:
+    """Central 1 - alpha of each row of [k, resamples], as [2, k]; resamples without any defined sample are left out.
+
+    ``middle`` and ``spread`` [k], about the mean and the standard deviation of a row, tell where to look first.
+    """
     rows = draws if np.isfinite(draws).all() else [row[np.isfinite(row)] for row in draws]
-    return np.array([_central(row, alpha) for row in rows]).T
+    reach = _TAIL_STARTS * spread
+    return np.array([_central(*each, alpha) for each in zip(rows, middle - reach, middle + reach, strict=True)]).T
 
 
-def _central(values: Floats, alpha: float) -> tuple[float, float]:
+def _central(values: Floats, lower: float, upper: float, alpha: float) -> tuple[float, float]:
     """``np.quantile`` of a long row at alpha / 2 and 1 - alpha / 2, each sorted out of its own short tail."""
     if not len(values):
         return float("nan"), float("nan")
-    middle, reach = values.mean(), _TAIL_STARTS * values.std()
-    below, above = values[values < middle - reach], values[values > middle + reach]
+    below, above = values[values < lower], values[values > upper]
     n = len(values)
     return _interpolated(values, below, 0, alpha / 2), _interpolated(values, above, n - len(above), 1 - alpha / 2)
 

@@ -58,11 +58,10 @@ def patch_embedding(module: nn.Module) -> Any:
 
 @contextmanager
 def as_far_as_read(module: nn.Module) -> Iterator[None]:
-    """Until the block ends, the last transformer block computes what is read of it: the rows of the class token or of
-    prompts, or keys and values alone where prompts are isolated.
+    """Until the ``with`` block ends, the last transformer block computes only what is read of it.
 
-    Nobody may look at the last block's other tokens meanwhile: this is for passes whose logits count. Other models run
-    as they are.
+    That is the class token's row, or those of prompts; where prompts are isolated, keys and values. Nobody may look at
+    the last block's other tokens meanwhile: this is for passes whose logits count. Other models run as they are.
     """
     block, forward = _last_block_as_read(module.module if isinstance(module, FromTokens) else module)
     if forward is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -86,7 +85,8 @@ def leaderboards(run: RunFiles) -> tuple[Leaderboard, ...]:
             split=str(suite.get("split", "test")),
         )  # fmt: skip
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy lets go of the lock where the time goes: the bootstrap
+    # numpy lets go of the lock where the time goes, the bootstrap; more threads than cores share these evenly.
+    with ThreadPoolExecutor() as pool:
         return tuple(pool.map(of, run.boards.values()))
 
 

@@ -111,16 +111,50 @@ def first(world: tuple[object, ...], tmp_path_factory: pytest.TempPathFactory) -
     return folder, bench("all", *world, "--out", folder / "out", "--store", folder / "store")
 
 
+class TestEnd:
+    """The process ends with the command's code, output whole, exit functions run."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "said"),
+        [
+            (["--version"], 0, "vitxai"),
+            (["plan", "--suite", "nothing"], 2, "nothing"),
+            (["no-such-command"], 2, "no-such-command"),
+            (["list", "sparks"], 2, "sparks"),
+        ],
+    )
+    def test_codes_and_output(self, arguments: list[str], code: int, said: str) -> None:
+        start = f"import atexit, sys; sys.argv = ['bench', *{arguments}]; from vitxai.bench.cli import command\n"
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", start + "atexit.register(print, 'the end'); command(); print('never')"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code
+        assert said in done.stdout + done.stderr
+        assert done.stdout.endswith("the end\n")
+
+    def test_an_unexpected_error_keeps_its_traceback(self) -> None:
+        code = (
+            "from vitxai.bench import cli\ndef app(**_): raise RuntimeError('surprise')\ncli.app = app; cli.command()"
+        )
+        done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "Traceback" in done.stderr
+        assert "surprise" in done.stderr
+
+
 class TestHelp:
     """`--help`."""
 
     def test_it_imports_nothing_heavy(self) -> None:
         code = (
-            "import sys; sys.argv = ['bench', '--help']\n"
-            "from vitxai.bench.cli import main\n"
-            "try:\n    main()\nexcept SystemExit:\n    pass\n"
+            "import atexit, sys; sys.argv = ['bench', '--help']\n"
+            "from vitxai.bench.cli import command\n"
             "heavy = {'torch', 'numpy', 'pandas', 'timm', 'pydantic', 'rich', 'matplotlib', 'quantus', 'jinja2'}\n"
-            "print('heavy:', sorted(heavy & set(sys.modules)))"
+            "atexit.register(lambda: print('heavy:', sorted(heavy & set(sys.modules))))\n"
+            "command()"
         )
         done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
         assert "heavy: []" in done.stdout
@@ -540,7 +574,7 @@ class TestMachine:
         freed = bench("cache", "clear", "--kind", "score", "--yes", "--store", tmp_path / "store")
         assert freed.output.startswith("freed ")
         assert "score              0" in bench("cache", "list", "--store", tmp_path / "store").output
-        assert "0 artefacts" not in bench("cache", "size", "--store", tmp_path / "store").output
+        assert ": 0 artefacts" not in bench("cache", "size", "--store", tmp_path / "store").output
 
     def test_clearing_is_asked_for(self, tmp_path: Path) -> None:
         result = CliRunner().invoke(app, ["cache", "clear", "--store", str(tmp_path)], input="n\n")

@@ -55,13 +55,14 @@ class TestBootstrap:
             "short": rng.normal(size=(4, 3)),
         }[kind]
         expected = np.percentile(draws, [50 * alpha, 100 - 50 * alpha], axis=1)
-        assert np.array_equal(st._percentiles(draws, alpha), expected)
+        for off in (0.0, 5.0, NAN):  # where to look first may be wrong
+            assert np.array_equal(st._percentiles(draws, alpha, draws.mean(1) + off, draws.std(1)), expected)
 
     def test_resamples_without_a_defined_sample_are_left_out(self) -> None:
         draws = np.random.default_rng(0).normal(size=(3, 500))
         draws[0, :100] = NAN
         draws[2] = NAN
-        ends = st._percentiles(draws, 0.05)
+        ends = st._percentiles(draws, 0.05, np.zeros(3), np.ones(3))
         assert ends[:, 0].tolist() == np.percentile(draws[0, 100:], [2.5, 97.5]).tolist()
         assert ends[:, 1].tolist() == np.percentile(draws[1], [2.5, 97.5]).tolist()
         assert np.isnan(ends[:, 2]).all()
