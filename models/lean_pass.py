@@ -47,7 +47,7 @@ def patch_embedding(module: nn.Module) -> Any:
 
     vit = _plain_vit(module)
     embed = getattr(vit, "patch_embed", None)
-    if embed is None or "forward" in vars(embed):
+    if embed is None or "forward" in vars(embed) or _listened_to(embed):
         return None
     if isinstance(embed, SpectralPatchEmbed | AggregatedPatchEmbed):
         return embed
@@ -61,7 +61,8 @@ def as_far_as_read(module: nn.Module) -> Iterator[None]:
     """Until the ``with`` block ends, the last transformer block computes only what is read of it.
 
     That is the class token's row, or those of prompts; where prompts are isolated, keys and values. Nobody may look at
-    the last block's other tokens meanwhile: this is for passes whose logits count. Other models run as they are.
+    the last block's other tokens meanwhile: this is for passes whose logits count. Other models run as they are, and so
+    do those with hooks that are not the engine's.
     """
     block, forward = _last_block_as_read(module.module if isinstance(module, FromTokens) else module)
     if forward is None:
@@ -95,22 +96,29 @@ def _plain_vit(module: nn.Module) -> Any:
     from .spectral_backbone import SpectralBackbone
 
     while isinstance(module, EditedAttention | PromptedViT):
-        if isinstance(module, PromptedViT) and module.adapter is not None:
+        if _listened_to(module) or (isinstance(module, PromptedViT) and module.adapter is not None):
             return None
         module = module.wrapped if isinstance(module, EditedAttention) else module.backbone
     # Not subclasses of timm's: they may read what they like.
-    return module if type(module) in (VisionTransformer, SpectralViT, SpectralBackbone) else None
+    known = type(module) in (VisionTransformer, SpectralViT, SpectralBackbone)
+    return module if known and not _listened_to(module) else None
+
+
+def _listened_to(part: nn.Module) -> bool:
+    """Whether a part has hooks, which may change what passes or want all of it; the engine's own only count rows."""
+    hooks = (*part._forward_pre_hooks.values(), *part._forward_hooks.values())
+    return any(not getattr(hook, "__module__", "").startswith("vitxai.bench.") for hook in hooks)
 
 
 def _plain_block(vit: Any) -> Any:
-    """The last block where it is timm's plain one, as it was made; else None."""
+    """The last block where it is timm's plain one, as it was made and with nobody listening; else None."""
     from timm.models.vision_transformer import Attention, Block
 
     block: Any = vit.blocks[-1] if len(vit.blocks) else None
     if type(block) is not Block or type(block.attn) is not Attention or type(block.attn.qkv) is not nn.Linear:
         return None
     gated = block.attn.gate is not None or not isinstance(block.attn.norm, nn.Identity)
-    return None if gated or "forward" in vars(block) else block
+    return None if gated or "forward" in vars(block) or any(map(_listened_to, block.modules())) else block
 
 
 def _keys_and_values(block: Any) -> Callable[..., Tensor]:

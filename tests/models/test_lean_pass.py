@@ -179,10 +179,14 @@ def test_the_last_block_stops_at_what_is_read(built):
     inputs, _ = images(model)
     expected = model(inputs)
     last = [part for path, part in model.module.named_modules() if path.endswith("mlp") and "blocks." in path][-1]
-    tokens = []
-    handle = last.register_forward_hook(lambda _, args, __: tokens.append(args[0].shape[1]))
+    tokens, whole = [], last.forward
+
+    def seen(x):
+        tokens.append(x.shape[1])
+        return whole(x)
+
+    last.forward = seen
     got = target_responses(model, lambda a, b: inputs[a:b], 2, None, output="logits", max_rows=2)
-    handle.remove()
     torch.testing.assert_close(got, expected, atol=1e-11, rtol=1e-11)
     if name in ISOLATED:
         assert tokens == [3]
@@ -221,3 +225,24 @@ def test_what_was_replaced_is_put_back_after_an_error():
         mixed_responses(model, shown, hidden, SAMPLES, TARGETS, model.geometry, max_rows=2)
     assert ModuleState.of(model.module) == hooked
     assert hooked.modules == before.modules
+
+
+@pytest.mark.parametrize("part", ["", "patch_embed", "blocks.2", "blocks.2.attn.qkv"])
+@pytest.mark.parametrize("kind", ["forward", "forward_pre"])
+def test_hooks_of_other_people_see_and_change_what_they_always_did(part, kind):
+    model = wrap(vit().double())
+    inputs, _ = images(model)
+    shapes = []
+
+    def doubled(_, args, *output):
+        shapes.append([tuple(tensor.shape[1:]) for tensor in (*args, *output)])
+        return 2 * output[0] if output else (2 * args[0],)
+
+    getattr(model.module.get_submodule(part), f"register_{kind}_hook")(doubled)
+    hidden = torch.rand(5, 2, 3, generator=torch.Generator().manual_seed(2)) < 0.5
+    expected = model(mixed_rows(inputs, SAMPLES, patches_to_pixels(hidden, model.geometry)[:, None]))
+    wanted, count = shapes[0], len(shapes)
+    shown = patch_source(model, inputs, model.geometry, max_rows=2)
+    got = mixed_responses(model, shown, hidden, SAMPLES, None, model.geometry, output="logits", max_rows=5)
+    torch.testing.assert_close(got, expected, atol=1e-11, rtol=1e-11)
+    assert wanted in shapes[count:]
