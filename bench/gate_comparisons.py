@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Floating-point sums change their last bits with threads and processes; a change of method changes far more.
-RELATIVE, ABSOLUTE = 1e-5, 1e-6
+RELATIVE, ABSOLUTE = 1e-5, 1e-5
 # A whole gate may cry wolf once in a thousand times, not in twenty.
 ALPHA = 0.001
 # Counts of work: exact on every machine. Latency and memory never gate.
