@@ -99,8 +99,10 @@ class _Rows:
 
 def _repeated(values: Sequence[Any], lengths: Sequence[int] | None, dtype: str) -> pd.Series:
     """A column in which each value stands as often as its length says, or once; texts become categories."""
-    codes, texts = pd.factorize(np.array(values, dtype=object), sort=True) if dtype == "category" else (values, None)
-    column = np.array(codes, dtype="int64" if dtype == "category" else dtype)
+    if dtype == "category":
+        column, texts = pd.factorize(np.array(values, dtype=object), sort=True)
+    else:
+        column, texts = np.array(values, dtype=dtype), None
     column = column if lengths is None else np.repeat(column, lengths)
     return pd.Series(column if texts is None else pd.Categorical.from_codes(column, pd.Index(texts, dtype="str")))
 

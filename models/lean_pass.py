@@ -144,8 +144,8 @@ def _first_rows(block: Any, count: int) -> Callable[..., Tensor]:
             output: Tensor = whole(tokens, attn_mask=attn_mask, is_causal=is_causal)
             return output
         normed, first = block.norm1(tokens), tokens[:, :count]
-        query = _heads(F.linear(normed[:, :count], *of_query), 1, attn.num_heads)[0]
-        key, value = _heads(F.linear(normed, *of_rest), 2, attn.num_heads)
+        query = split_heads(F.linear(normed[:, :count], *of_query), attn, 1)[0]
+        key, value = split_heads(F.linear(normed, *of_rest), attn, 2)
         square = tokens.shape[1], tokens.shape[1]
         mask = None if attn_mask is None else attn_mask.expand(*attn_mask.shape[:-2], *square)[..., :count, :]
         mixed = F.scaled_dot_product_attention(attn.q_norm(query), attn.k_norm(key), value, attn_mask=mask)
@@ -156,10 +156,10 @@ def _first_rows(block: Any, count: int) -> Callable[..., Tensor]:
     return forward
 
 
-def _heads(joined: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+def split_heads(joined: Tensor, attn: Any, parts: int) -> tuple[Tensor, ...]:
     """[R,N,parts*D] -> parts of [R,H,N,d]."""
-    split = joined.view(*joined.shape[:2], parts, heads, -1).permute(2, 0, 3, 1, 4)
-    return split.unbind(0)
+    split = joined.view(*joined.shape[:2], parts, attn.num_heads, -1)
+    return split.permute(2, 0, 3, 1, 4).unbind(0)
 
 
 @contextmanager

@@ -47,9 +47,9 @@ def target_responses(
         shape = None if targets is None else tuple(targets.shape)
         raise BadInputError(f"output {output!r} needs one target a row, shape ({rows},), not {shape}.")
     responses = []
-    for start in range(0, rows, max_rows):
-        stop = min(start + max_rows, rows)
-        with torch.inference_mode(), as_far_as_read(model.module):
+    with torch.inference_mode(), as_far_as_read(model.module):
+        for start in range(0, rows, max_rows):
+            stop = min(start + max_rows, rows)
             inputs = build(start, stop)
             if len(inputs) != stop - start:
                 raise BadInputError(f"build({start}, {stop}) gave {len(inputs)} inputs, not {stop - start}.")

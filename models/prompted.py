@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..bench.contract import BadInputError, TokenGeometry, UnsupportedError
 from .handle import geometry_of
 from .interception import AttentionCalls, Edit, calls_exposed
-from .lean_pass import as_far_as_read
+from .lean_pass import as_far_as_read, split_heads
 from .prompt_attention import PromptRows, Reach
 from .spectral import groups_apart
 
@@ -181,8 +181,8 @@ class PromptedViT(nn.Module):
         for layer, block in enumerate(self.backbone.blocks):
             tokens = self._entered(tokens, layer, order)
             attn = block.attn
-            query, own_key, own_value = _heads(attn.qkv(block.norm1(tokens)), attn, 3)
-            key, value = _heads(of_blocks[layer], attn, 2)
+            query, own_key, own_value = split_heads(attn.qkv(block.norm1(tokens)), attn, 3)
+            key, value = split_heads(of_blocks[layer], attn, 2)
             query, own_key, key = attn.q_norm(query) * attn.scale, attn.k_norm(own_key), attn.k_norm(key)
             mixed, of_prompts = self.reach.attend(query, own_key, own_value, key, value, self.router)
             tokens = tokens + _part(block, "ls1")(attn.proj(mixed.transpose(1, 2).flatten(2)))
@@ -295,12 +295,6 @@ def require_plain_blocks(module: nn.Module, geometry: TokenGeometry | None) -> N
 def _with_prefix(geometry: TokenGeometry, added: int, sink: bool) -> TokenGeometry:
     heads = tuple(range(int(sink), added))
     return replace(geometry, prefix=geometry.prefix + added, pooling="token", head_tokens=heads)
-
-
-def _heads(joined: Tensor, attn: Any, parts: int) -> tuple[Tensor, ...]:
-    """[B,N,parts*D] -> parts of [B,H,N,d]."""
-    split: tuple[Tensor, ...] = joined.unflatten(-1, (parts, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    return split
 
 
 def _part(block: nn.Module, name: str) -> nn.Module:
